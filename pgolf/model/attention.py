@@ -1,0 +1,77 @@
+"""Grouped-query causal self-attention with normed queries and keys."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pgolf.model.context import Context
+from pgolf.model.norm import rms_norm
+from pgolf.model.roles import Linear, Part, constant, orthogonal
+from pgolf.model.rope import Rotary
+
+
+def exclude_value(y: Tensor, v: Tensor) -> Tensor:
+    """Remove from each head's output its component along the same position's value vector (XSA, exclusive self-attention).
+
+    y [B, T, H, d], v [B, T, G, d] -> [B, T, H, d].
+    """
+    direction = torch.nn.functional.normalize(v, dim=-1, eps=1e-12)
+    grouped = y.unflatten(2, (v.shape[2], -1))
+    along = (grouped * direction[:, :, :, None]).sum(-1, keepdim=True)
+    return (grouped - along * direction[:, :, :, None]).flatten(2, 3)
+
+
+class CausalSelfAttention(Part):
+    """q, k, v projections; RMSNorm on each q and k head; partial RoPE; a learned gain per query head; causal attention; output projection.
+
+    num_heads query heads share num_kv_heads key/value heads. exclude_own_value: XSA on all layers (published records from 2026-03-20).
+    gate: optional per-head gate on the output, made as gate(dim, num_heads) and fed the normed block input.
+    Raises ValueError when dim is not divisible by num_heads, num_heads not by num_kv_heads, or the rotary dimensions exceed the head.
+    """
+
+    q_gain: nn.Parameter
+
+    def __init__(
+        self,
+        dim: int,
+        qk_gain: float,
+        *,
+        num_heads: int,
+        num_kv_heads: int,
+        rope: Rotary,
+        exclude_own_value: bool,
+        gate: Callable[[int, int], nn.Module] | None,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"model.dim={dim} is not divisible by attention.num_heads={num_heads}")
+        if num_heads % num_kv_heads:
+            raise ValueError(f"attention.num_heads={num_heads} is not divisible by num_kv_heads={num_kv_heads}")
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, dim // num_heads
+        if rope.dims > self.head_dim:
+            raise ValueError(f"attention.rope.dims={rope.dims} exceeds the head dimension {self.head_dim}")
+        self.rope = rope
+        self.exclude_own_value = exclude_own_value
+        kv_dim = num_kv_heads * self.head_dim
+        self.c_q = Linear(dim, dim, "matrix", orthogonal())
+        self.c_k = Linear(dim, kv_dim, "matrix", orthogonal())
+        self.c_v = Linear(dim, kv_dim, "matrix", orthogonal())
+        self.proj = Linear(dim, dim, "matrix", constant(0.0))
+        self.declare("q_gain", (num_heads,), "scalar", constant(qk_gain))
+        self.gate = gate(dim, num_heads) if gate is not None else None
+
+    def forward(self, n: Tensor, slot: int, context: Context) -> Tensor:
+        """n: normed block input [B, T, dim] -> [B, T, dim]."""
+        q, k, v = (
+            context.adapt(slot, site, n, projection(n)).unflatten(-1, (-1, self.head_dim))
+            for site, projection in (("q", self.c_q), ("k", self.c_k), ("v", self.c_v))
+        )
+        q, k = self.rope(rms_norm(q)), self.rope(rms_norm(k))
+        q = q * self.q_gain[:, None].to(q.dtype)
+        y = context.attention(q, k, v, context.packing)
+        if self.exclude_own_value:
+            y = exclude_value(y, v)
+        if self.gate is not None:
+            y = y * self.gate(n)
+        return context.adapt(slot, "o", n, self.proj(y.flatten(2)))

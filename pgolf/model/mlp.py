@@ -1,0 +1,25 @@
+"""The feed-forward half of a block."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pgolf.model.context import Context
+from pgolf.model.roles import Linear, Part, constant, orthogonal
+
+
+class LeakyReLUSquared(Part):
+    """W_down (leaky_relu(W_up n, slope))^2, hidden width = round(multiple * dim). slope=0 is ReLU^2 (Primer); 0.5 from PR 1394 on."""
+
+    def __init__(self, dim: int, *, multiple: float, slope: float) -> None:
+        super().__init__()
+        hidden = round(multiple * dim)
+        if hidden < 1:
+            raise ValueError(f"mlp.multiple={multiple} leaves no hidden unit at model.dim={dim}")
+        self.slope = slope
+        self.fc = Linear(dim, hidden, "matrix", orthogonal())
+        self.proj = Linear(hidden, dim, "matrix", constant(0.0))
+
+    def forward(self, n: Tensor, slot: int, context: Context) -> Tensor:
+        """n: normed input [B, T, dim] -> [B, T, dim]."""
+        hidden = F.leaky_relu(self.fc(n), self.slope).square()
+        return context.adapt(slot, "mlp", n, self.proj(hidden))

@@ -1,0 +1,110 @@
+"""Parameters that know their role and their initial value.
+
+The module that makes a parameter says what it is; optimisers, quantisation and precision select by role.
+Each parameter draws from its own random stream, derived from (seed, full name), so that adding a module
+moves no other parameter's initial value.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Role = Literal["matrix", "embedding", "head", "scalar", "gate"]
+ROLES: tuple[str, ...] = get_args(Role)
+Init = Callable[[Tensor, torch.Generator], None]
+
+
+def constant(value: float) -> Init:
+    """Every element starts at `value`."""
+
+    def fill(tensor: Tensor, generator: torch.Generator) -> None:
+        tensor.fill_(value)
+
+    return fill
+
+
+def normal(std: float) -> Init:
+    """Elements are drawn from N(0, std^2)."""
+
+    def fill(tensor: Tensor, generator: torch.Generator) -> None:
+        tensor.normal_(0.0, std, generator=generator)
+
+    return fill
+
+
+def orthogonal(gain: float = 1.0) -> Init:
+    """A (semi-)orthogonal matrix times `gain`."""
+
+    def fill(tensor: Tensor, generator: torch.Generator) -> None:
+        nn.init.orthogonal_(tensor, gain, generator=generator)
+
+    return fill
+
+
+class Part(nn.Module):
+    """A module that declares its parameters with a role and an initial value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.roles: dict[str, Role] = {}
+        self.inits: dict[str, Init] = {}
+
+    def declare(self, name: str, shape: tuple[int, ...], role: Role, init: Init) -> nn.Parameter:
+        """Register parameter `name` (fp32, uninitialised until `initialise`)."""
+        parameter = nn.Parameter(torch.empty(shape))
+        self.register_parameter(name, parameter)
+        self.roles[name] = role
+        self.inits[name] = init
+        return parameter
+
+
+class Linear(Part):
+    """y = x W^T without bias; W [out_features, in_features] is cast to the dtype of x."""
+
+    weight: nn.Parameter
+
+    def __init__(self, in_features: int, out_features: int, role: Role, init: Init) -> None:
+        super().__init__()
+        self.declare("weight", (out_features, in_features), role, init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in_features] -> [..., out_features]."""
+        return nn.functional.linear(x, self.weight.to(x.dtype))
+
+
+def _declared(model: nn.Module) -> dict[str, tuple[Part, str]]:
+    found = {}
+    for prefix, module in model.named_modules():
+        if isinstance(module, Part):
+            for local in module.roles:
+                found[f"{prefix}.{local}" if prefix else local] = (module, local)
+    undeclared = [name for name, _ in model.named_parameters() if name not in found]
+    if undeclared:
+        raise ValueError(f"parameters without a role: {', '.join(undeclared)}; make them with Part.declare")
+    return found
+
+
+def parameter_roles(model: nn.Module) -> dict[str, str]:
+    """Role of every parameter by its full name. Raises ValueError when one was made without a role."""
+    return {name: module.roles[local] for name, (module, local) in _declared(model).items()}
+
+
+def stream(seed: int, name: str) -> torch.Generator:
+    """A CPU random generator of its own for (seed, name)."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, seed: int) -> None:
+    """Give every parameter its initial value from its own stream. On the meta device this does nothing."""
+    for name, (module, local) in _declared(model).items():
+        parameter = getattr(module, local)
+        if parameter.is_meta:
+            continue
+        value = torch.empty(parameter.shape)
+        module.inits[local](value, stream(seed, name))
+        parameter.copy_(value)
