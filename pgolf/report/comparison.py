@@ -1,0 +1,287 @@
+"""Comparing groups of runs: every number behind `pgolf compare`, without any printing."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pgolf.errors import UserError
+from pgolf.report import statistics
+from pgolf.report.configuration import difference
+from pgolf.report.runs import Documents, Run
+
+README_ALPHA = 0.01
+AS_APPLIED_ALPHA = 0.25
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ by their seed alone. Runs that repeat a seed are averaged into one value."""
+
+    digest: str
+    label: str
+    runs: list[Run]
+
+    @property
+    def bpb(self) -> dict[int, float]:
+        """Bits per byte by seed."""
+        seeds = sorted({run.seed for run in self.runs})
+        return {
+            seed: float(np.mean([run.val_bpb for run in self.runs if run.seed == seed]))
+            for seed in seeds
+        }
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Mean bytes that one scored token stands for."""
+        return sum(run.num_bytes for run in self.runs) / sum(run.tokens for run in self.runs)
+
+    def nats(self, bytes_per_token: float) -> dict[int, float]:
+        """Nats per token by seed at a given number of bytes per token."""
+        scale = math.log(2) * bytes_per_token
+        return {seed: value * scale for seed, value in self.bpb.items()}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One candidate against the base. Tests are in nats per token, intervals in both units."""
+
+    candidate: Group
+    gain_bpb: float
+    gain_nats: float
+    bytes_per_token: float
+    any_gain: statistics.TestResult
+    margin_gain: statistics.TestResult
+    paired: statistics.TestResult
+    paired_margin: statistics.TestResult
+    documents: statistics.Bootstrap | None
+    documents_reason: str | None
+    detectable_nats: float | None
+    more_seeds: dict[str, str]
+    verdicts: dict[str, str]
+    config: dict[str, list[str]]
+    warnings: list[str] = field(default_factory=list)
+
+
+def make_groups(grouped: dict[str, list[Run]]) -> list[Group]:
+    """Groups with labels that are distinct: the name, with the digest where names repeat."""
+    names = {digest: runs[0].name for digest, runs in grouped.items()}
+    taken = list(names.values())
+    return [
+        Group(digest, name if taken.count(name) == 1 else f"{name}@{digest[:6]}", grouped[digest])
+        for digest, name in names.items()
+    ]
+
+
+def compare_groups(
+    base: Group,
+    candidate: Group,
+    margin: float = statistics.MARGIN_NATS,
+    allow_different_data: bool = False,
+    replicates: int = 5000,
+) -> Comparison:
+    """Every statistic of candidate against base; UserError when they scored different data."""
+    warnings = check_data(base, candidate, allow_different_data) + check_environment(
+        base, candidate
+    )
+    ratio = base.bytes_per_token
+    if not math.isclose(ratio, candidate.bytes_per_token, rel_tol=1e-9):
+        warnings.append(
+            f"bytes per token differ ({ratio:.6f} and {candidate.bytes_per_token:.6f}): nats per "
+            "token are converted from bits per byte at the ratio of the base."
+        )
+    left, right = base.nats(ratio), candidate.nats(ratio)
+    values = list(left.values()), list(right.values())
+    any_gain = statistics.welch(*values)
+    margin_gain = statistics.welch(*values, margin=margin)
+    documents, reason = _documents(base, candidate, replicates)
+    return Comparison(
+        candidate=candidate,
+        gain_bpb=any_gain.gain / math.log(2) / ratio,
+        gain_nats=any_gain.gain,
+        bytes_per_token=ratio,
+        any_gain=any_gain,
+        margin_gain=margin_gain,
+        paired=statistics.paired(left, right),
+        paired_margin=statistics.paired(left, right, margin=margin),
+        documents=documents,
+        documents_reason=reason,
+        detectable_nats=_detectable(*values),
+        more_seeds=_more_seeds(*values, any_gain.gain, margin),
+        verdicts=verdicts(any_gain, margin_gain),
+        config=difference([base.runs[0].config, candidate.runs[0].config]),
+        warnings=warnings,
+    )
+
+
+def verdicts(
+    any_gain: statistics.TestResult, margin_gain: statistics.TestResult
+) -> dict[str, str]:
+    """The two named policies: `readme` (margin, p < 0.01) and `as_applied` (any gain, p < 0.25)."""
+    return {
+        "readme": _verdict(margin_gain.p, README_ALPHA),
+        "as_applied": _verdict(any_gain.p, AS_APPLIED_ALPHA),
+    }
+
+
+def _verdict(p: float | None, alpha: float) -> str:
+    if p is None:
+        return "undecided"
+    return "pass" if p < alpha else "fail"
+
+
+def check_data(base: Group, candidate: Group, allow: bool) -> list[str]:
+    """A warning when the sides scored different data and that is allowed; else UserError."""
+    digests = {run.data_digest for group in (base, candidate) for run in group.runs}
+    if len(digests) == 1 and "unknown" not in digests:
+        return []
+    shown = ", ".join(sorted(one[:16] for one in digests))
+    where = f"{base.label} and {candidate.label}" if base is not candidate else base.label
+    if not allow:
+        raise UserError(
+            f"{where} did not score the same data (data digests: {shown}): their bits per byte "
+            "cannot be compared; prepare both with one manifest, or pass --allow-different-data."
+        )
+    return [
+        f"DIFFERENT DATA: {where} have the data digests {shown}; the difference below mixes "
+        "the data with the recipe."
+    ]
+
+
+def check_environment(base: Group, candidate: Group) -> list[str]:
+    """Warnings about what else differs: code, world size, device, torch, seeds, denominators."""
+    runs = [*base.runs, *candidate.runs]
+    warnings = []
+    for key, what in (
+        ("code_hash", "code hashes"),
+        ("world_size", "world sizes"),
+        ("device", "devices"),
+        ("torch", "torch versions"),
+    ):
+        found = sorted({str(run.identity.get(key, "unknown")) for run in runs})
+        if len(found) > 1:
+            shown = ", ".join(one[:24] for one in found)
+            warnings.append(f"{what} differ: {shown}.")
+    for group in (base, candidate):
+        repeats = sorted({run.seed for run in group.runs if _count(group, run.seed) > 1})
+        if repeats:
+            warnings.append(
+                f"{group.label}: seed {', '.join(map(str, repeats))} ran more than once; its runs "
+                "are averaged and count as one seed."
+            )
+    warnings.extend(filter(None, (check_denominator(run) for run in runs)))
+    return warnings
+
+
+def _count(group: Group, seed: int) -> int:
+    return sum(run.seed == seed for run in group.runs)
+
+
+def check_denominator(run: Run) -> str | None:
+    """A sentence when val_bpb is not val_loss / ln 2 * tokens / bytes of the final stage."""
+    implied = statistics.bits_per_byte(run.val_loss, run.tokens, run.num_bytes)
+    if math.isclose(implied, run.val_bpb, rel_tol=1e-5):
+        return None
+    return (
+        f"{run.directory}: val_bpb {run.val_bpb:.6f} does not follow from val_loss, tokens and "
+        f"bytes (they give {implied:.6f}): do not trust it before the byte count is explained."
+    )
+
+
+def _documents(
+    base: Group, candidate: Group, replicates: int
+) -> tuple[statistics.Bootstrap | None, str | None]:
+    """Document bootstrap of seed-averaged nats, or the reason why there is none."""
+    try:
+        sides = [[run.documents() for run in group.runs] for group in (base, candidate)]
+    except UserError as error:
+        return None, str(error)
+    first = sides[0][0]
+    for side in sides:
+        for one in side:
+            if not np.array_equal(one.document, first.document):
+                return None, "the runs did not score the same documents"
+            if not np.array_equal(one.num_bytes, first.num_bytes):
+                return None, "the runs count different bytes for the same documents"
+    nats = [_mean_nats(side) for side in sides]
+    try:
+        return statistics.bootstrap_documents(*nats, first.num_bytes, replicates), None
+    except ValueError as error:
+        return None, str(error)
+
+
+def _mean_nats(side: list[Documents]) -> np.ndarray:
+    return np.mean([one.nats["final"] for one in side], axis=0)
+
+
+def _spread(values: list[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _detectable(base: list[float], candidate: list[float]) -> float | None:
+    left, right = _spread(base), _spread(candidate)
+    if left is None or right is None:
+        return None
+    return statistics.minimum_detectable_effect(left, len(base), right, len(candidate))
+
+
+def _more_seeds(
+    base: list[float], candidate: list[float], gain: float, margin: float
+) -> dict[str, str]:
+    """For both policies: how many more seeds the observed gain would need at 80 % power."""
+    left, right = _spread(base), _spread(candidate)
+    have = min(len(base), len(candidate))
+    if left is None or right is None or left**2 + right**2 == 0.0:
+        text = "unknown: two or more seeds a side are needed to see the spread"
+        return {"readme": text, "as_applied": text}
+    answers = {}
+    for policy, effect, alpha in (
+        ("readme", gain - margin, README_ALPHA),
+        ("as_applied", gain, AS_APPLIED_ALPHA),
+    ):
+        needed = statistics.seeds_needed(left, right, effect, alpha)
+        if effect <= 0:
+            answers[policy] = "no number of seeds: the observed gain is not above the bar"
+        elif needed is None:
+            answers[policy] = "more than 1000 per side"
+        else:
+            answers[policy] = f"{max(0, needed - have)} more per side ({needed} in all)"
+    return answers
+
+
+def as_json(base: Group, comparisons: list[Comparison]) -> dict[str, Any]:
+    """The whole comparison as plain values."""
+    return {
+        "base": _group_json(base, base.bytes_per_token),
+        "candidates": [
+            {
+                **_group_json(one.candidate, one.bytes_per_token),
+                "gain_bpb": one.gain_bpb,
+                "gain_nats": one.gain_nats,
+                "any_gain": vars(one.any_gain),
+                "margin_gain": vars(one.margin_gain),
+                "paired": vars(one.paired),
+                "paired_margin": vars(one.paired_margin),
+                "documents": vars(one.documents) if one.documents else None,
+                "documents_reason": one.documents_reason,
+                "detectable_nats": one.detectable_nats,
+                "more_seeds": one.more_seeds,
+                "verdicts": one.verdicts,
+                "config_difference": one.config,
+                "warnings": one.warnings,
+            }
+            for one in comparisons
+        ],
+    }
+
+
+def _group_json(group: Group, bytes_per_token: float) -> dict[str, Any]:
+    return {
+        "label": group.label,
+        "group": group.digest,
+        "directories": [str(run.directory) for run in group.runs],
+        "seeds": sorted(group.bpb),
+        "val_bpb": vars(statistics.summarise(list(group.bpb.values()))),
+        "nats_per_token": vars(statistics.summarise(list(group.nats(bytes_per_token).values()))),
+    }

@@ -1,0 +1,170 @@
+"""Synthetic run directories with the whole schema of a real one, for tests of what reads them."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NUM_DOCUMENTS = 120
+
+
+def fake_config(seed: int, **changes: Any) -> dict[str, Any]:
+    """A resolved configuration; `changes` replaces root keys."""
+    config: dict[str, Any] = {
+        "seed": seed,
+        "name": "mini",
+        "paths": {"runs": "runs", "data": "datasets"},
+        "track": {"_target_": "pgolf.absent.absent"},
+        "model": {"_target_": "pgolf.model.gpt.GPT", "dim": 64, "num_layers": 4, "qk_gain": 5.0},
+        "optim": {"matrix": {"lr": 0.026}},
+        "ttt": {"_target_": "pgolf.ttt.phased.Phased", "chunk": 48, "seed": seed},
+    }
+    config.update(changes)
+    return config
+
+
+def fake_run(
+    directory: Path,
+    *,
+    seed: int = 42,
+    bpb: float = 1.25,
+    name: str = "mini",
+    config: dict[str, Any] | None = None,
+    data_digest: str = "d" * 64,
+    code_hash: str = "c" * 64,
+    state: str = "done",
+    num_documents: int = NUM_DOCUMENTS,
+    steps: int = 200,
+) -> Path:
+    """Write a run directory whose per-document scores sum to exactly `bpb`; returns it."""
+    directory.mkdir(parents=True)
+    scores = fake_scores(seed, bpb, num_documents)
+    np.savez(directory / "scores.npz", **scores)
+    tokens, num_bytes = int(scores["tokens"].sum()), int(scores["bytes"].sum())
+    stages = {}
+    for stage, seconds in (("pre_quant", 4.1), ("post_quant", 4.0), ("final", 31.5)):
+        nats = float(scores[f"nats_{stage}"].sum())
+        stages[stage] = {
+            "val_bpb": nats / math.log(2) / num_bytes,
+            "val_loss": nats / tokens,
+            "tokens": tokens,
+            "bytes": num_bytes,
+            "seconds": seconds,
+        }
+    _write(directory / "summary.json", _summary(directory, seed, name, stages))
+    identity = {
+        "name": name,
+        "seed": seed,
+        "digest": "ab" * 8,
+        "config_hash": "e" * 64,
+        "code_hash": code_hash,
+        "data_digest": data_digest,
+        "world_size": 1,
+        "torch": "2.13.0",
+        "device": "cpu",
+        "python": "3.11.9",
+        "platform": "linux",
+        "stages": {},
+    }
+    _write(directory / "run.json", identity)
+    _write(directory / "config.json", config or fake_config(seed))
+    status = {"state": state, "stage": "score", "digest": "ab" * 8, "error": None}
+    _write(directory / "status.json", status)
+    events = fake_events(seed, steps)
+    text = "".join(json.dumps(event) + "\n" for event in events)
+    (directory / "metrics.jsonl").write_text(text)
+    return directory
+
+
+def fake_scores(seed: int, bpb: float, num_documents: int) -> dict[str, np.ndarray]:
+    """Per-document arrays; document sizes do not depend on the seed, difficulties hardly."""
+    shared, own = np.random.default_rng(7), np.random.default_rng(seed)
+    num_bytes = np.maximum(40, shared.lognormal(7.3, 1.1, num_documents)).astype(np.int64)
+    tokens = np.maximum(1, num_bytes // 3)
+    hardness = shared.normal(1.0, 0.15, num_documents) + own.normal(0.0, 0.01, num_documents)
+    nats = hardness * num_bytes
+    final = nats * (bpb * math.log(2) * num_bytes.sum() / nats.sum())
+    learnt = 0.04 * (1 - np.exp(-num_bytes / 3000)) + own.normal(0.0, 0.004, num_documents)
+    post = final / (1 - learnt)
+    return {
+        "document": np.arange(num_documents),
+        "tokens": tokens,
+        "bytes": num_bytes,
+        "nats_pre_quant": post / 1.012,
+        "nats_post_quant": post,
+        "nats_final": final,
+        "order": np.arange(num_documents),
+        "phase": np.arange(num_documents) * 3 // num_documents,
+    }
+
+
+def fake_events(seed: int, steps: int) -> list[dict[str, Any]]:
+    """Step and stage events of a short training with the recurrence switch after 35 %."""
+    own = np.random.default_rng(seed)
+    events: list[dict[str, Any]] = []
+    events.append({"event": "stage", "stage": "train", "state": "start", "seconds": 0.0})
+    seconds = 0.0
+    for step in range(0, steps + 1, max(1, steps // 100)):
+        fraction = step / steps
+        after = fraction >= 0.35
+        seconds += 0.9 if after else 0.6
+        events.append(
+            {
+                "event": "step",
+                "step": step,
+                "train_loss": 2.2 + 5.0 * math.exp(-4 * fraction) + own.normal(0, 0.03),
+                "lr_scale": min(1.0, (1 - fraction) / 0.72),
+                "tokens": step * 4096,
+                "seconds": seconds,
+                "grad_norm": 1.0,
+                "plan": "after" if after else "before",
+            }
+        )
+    events.append({"event": "stage", "stage": "train", "state": "done", "seconds": seconds})
+    return events
+
+
+def _summary(
+    directory: Path, seed: int, name: str, stages: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    return {
+        "val_bpb": stages["final"]["val_bpb"],
+        "val_loss": stages["final"]["val_loss"],
+        "stages": stages,
+        "artifact": {
+            "weight_bytes": 251_204,
+            "code_bytes": 31_002,
+            "total_bytes": 282_206,
+            "limit_bytes": 16_000_000,
+            "margin_bytes": 15_717_794,
+            "fits": True,
+        },
+        "train": {"steps": 200, "tokens": 819_200, "seconds": 81.0},
+        "model": {"parameters": 411_648},
+        "seed": seed,
+        "experiment": name,
+        "digest": "ab" * 8,
+        "baselines": {"unigram": 4.52, "brotli": 2.41, "xz": 2.33, "xz_primed": 2.05},
+        "samples": [{"prompt": "Return the", "text": "Return the <value> of & a file."}],
+        "audit": {
+            "verdict": "pass",
+            "checks": [
+                {
+                    "id": "C1a",
+                    "name": "target flip",
+                    "verdict": "pass",
+                    "probed": 64,
+                    "largest": 0.0,
+                    "detail": "no earlier score moved",
+                }
+            ],
+        },
+        "seconds": {"data": 1.2, "train": 81.0, "quant": 12.5, "pack": 0.8, "score": 39.6},
+        "run_directory": str(directory),
+    }
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value))
