@@ -1,0 +1,1 @@
+"""Calibration, quantisation schemes, entropy coders and the artifact container."""

@@ -1,0 +1,145 @@
+"""The code half of the byte budget: a zip archive with the modules that load an artifact and score it.
+
+The archive is importable (put it on sys.path). It holds the modules that the entry modules reach through their
+import statements, found by reading the source and never by running it, as source without comments and
+docstrings: what the published scripts do with a minifier, but names stay. Its size on disk is the code size.
+"""
+
+import ast
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pgolf
+from pgolf.errors import UserError
+from pgolf.files import atomic_open
+
+ENTRIES = ("pgolf.model", "pgolf.quant.container", "pgolf.score", "pgolf.ttt")
+"""What loads and scores by default. A package stands for all its modules: a configuration may name any."""
+
+_TIMESTAMP = (1980, 1, 1, 0, 0, 0)
+
+
+def write_code_archive(
+    path: Path, *, entries: Sequence[str] = ENTRIES, root: Path | None = None
+) -> int:
+    """Write the archive atomically and return its size in bytes; the same sources give the same bytes.
+
+    Args:
+        path: the zip file to write.
+        entries: modules, or packages that stand for all their modules. A run may pass the modules its
+            configuration names, so that unused techniques do not count.
+        root: directory that holds the package `pgolf`; None is the running one.
+
+    Raises UserError when an entry does not exist.
+    """
+    root = root or Path(pgolf.__file__).parent.parent
+    sources = reachable_modules(root, entries)
+    path = Path(path)
+    with (
+        atomic_open(path) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+    ):
+        for source in sorted(sources.values()):
+            entry = zipfile.ZipInfo(source.relative_to(root).as_posix(), _TIMESTAMP)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.create_system = 3
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, strip_source(source.read_text("utf-8")), compresslevel=9)
+    return path.stat().st_size
+
+
+def artifact_bytes(weight_path: Path, code_path: Path, limit_bytes: int) -> dict[str, int | bool]:
+    """The byte account, from the sizes on disk: weights + code against the limit (decimal bytes)."""
+    weight_bytes, code_bytes = (Path(path).stat().st_size for path in (weight_path, code_path))
+    total_bytes = weight_bytes + code_bytes
+    return {
+        "weight_bytes": weight_bytes,
+        "code_bytes": code_bytes,
+        "total_bytes": total_bytes,
+        "limit_bytes": limit_bytes,
+        "margin_bytes": limit_bytes - total_bytes,
+        "fits": total_bytes <= limit_bytes,
+    }
+
+
+def reachable_modules(root: Path, entries: Sequence[str]) -> dict[str, Path]:
+    """Module name -> source file of everything below `root` that the entries import, directly or not."""
+    found: dict[str, Path] = {}
+    waiting = [module for entry in entries for module in _expand(root, entry)]
+    while waiting:
+        module = waiting.pop()
+        source = _source_of(root, module)
+        if source is None or module in found:
+            continue
+        found[module] = source
+        if "." in module:
+            waiting.append(module.rpartition(".")[0])
+        waiting.extend(_imports(source, module, is_package=source.name == "__init__.py"))
+    return found
+
+
+def _source_of(root: Path, module: str) -> Path | None:
+    """The file of a module of this package; None for other packages and for names that are no module."""
+    if module.split(".")[0] != "pgolf":
+        return None
+    base = root.joinpath(*module.split("."))
+    for candidate in (base / "__init__.py", base.with_suffix(".py")):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _expand(root: Path, entry: str) -> list[str]:
+    """A module itself; a package with all the modules below it."""
+    source = _source_of(root, entry)
+    if source is None:
+        raise UserError(f"{entry} has no source file below {root}: pgolf must run from plain files.")
+    if source.name != "__init__.py":
+        return [entry]
+    files = (path.relative_to(root).with_suffix("") for path in source.parent.rglob("*.py"))
+    return [".".join(path.parts).removesuffix(".__init__") for path in files]
+
+
+def _imports(source: Path, module: str, *, is_package: bool) -> list[str]:
+    """Every name that could be a module in the import statements of a file, also inside functions.
+
+    Statements below `if TYPE_CHECKING:` never run and do not count.
+    """
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    tree = ast.parse(source.read_text("utf-8"), filename=str(source))
+    names: list[str] = []
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Import):
+            names.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            anchor = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*anchor, *([node.module] if node.module else [])])
+            names.append(base)
+            names.extend(f"{base}.{alias.name}" for alias in node.names)
+        waiting.extend(ast.iter_child_nodes(node))
+    return names
+
+
+def strip_source(source: str) -> str:
+    """The same program without comments, docstrings and other bare strings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        body = [statement for statement in node.body if not _is_bare_string(statement)]
+        node.body = body or ([] if isinstance(node, ast.Module) else [ast.Pass()])
+    return ast.unparse(tree) + "\n"
+
+
+def _is_bare_string(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )

@@ -1,0 +1,142 @@
+"""Hessian calibration: what GPTQ has to know about the inputs of every weight matrix.
+
+For a linear map y = W x with rows of inputs X [tokens, in_features], the layer-wise loss of a changed
+weight is tr(E H E^T) with H = X^T X (Frantar et al., 2022, "GPTQ"). As in the published record scripts
+(PR 1394 and later) H is the sum over every call in every batch, divided by the number of batches, in
+float32; a layer that depth recurrence runs three times contributes three times.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from pgolf.console import Console, Silent
+from pgolf.errors import UserError
+
+
+class HessianCollector:
+    """Context manager that listens to `sites` through forward pre-hooks and sums X^T X.
+
+    Sites that name the same module share one hook. Sites whose modules receive the same tensor object one
+    after the other (query, key and value read one block input) share the matrix product, and the result.
+    The hooks only read their inputs; they are removed when the block ends, also after an error.
+    """
+
+    def __init__(self, sites: dict[str, nn.Module]):
+        self._sites = sites
+        self._modules = {id(module): module for module in sites.values()}
+        self._sums: dict[int, Tensor] = {}
+        # The serial numbers of the products that make up a module's sum: equal lists mean equal sums.
+        self._products: dict[int, list[int]] = {key: [] for key in self._modules}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._latest: tuple[Tensor, int, Tensor] | None = None
+        self._serial = 0
+
+    def __enter__(self) -> Self:
+        for key, module in self._modules.items():
+            self._handles.append(module.register_forward_pre_hook(self._hook(key)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._latest = None
+
+    def _hook(self, key: int) -> Callable[[nn.Module, tuple[object, ...]], None]:
+        def listen(module: nn.Module, inputs: tuple[object, ...]) -> None:
+            if not inputs or not isinstance(inputs[0], Tensor):
+                raise TypeError(f"calibration site {self._names(key)[0]} was called without a tensor.")
+            self._add(key, inputs[0])
+
+        return listen
+
+    def _add(self, key: int, inputs: Tensor) -> None:
+        """Add X^T X of `inputs` [..., in_features] to the sum of one module."""
+        product = self._product(inputs.detach(), inputs)
+        with torch.no_grad():
+            if key in self._sums:
+                self._sums[key] += product
+            else:
+                self._sums[key] = product.clone()
+        self._products[key].append(self._serial)
+
+    @torch.no_grad()
+    def _product(self, values: Tensor, identity: Tensor) -> Tensor:
+        """X^T X [in, in] float32; reused while the same unchanged tensor object comes again."""
+        # Inference tensors carry no version counter, so a change in place could not be noticed.
+        version = -1 if identity.is_inference() else identity._version
+        if self._latest is not None and version >= 0:
+            known, known_version, product = self._latest
+            if known is identity and known_version == version:
+                return product
+        with torch.autocast(device_type=values.device.type, enabled=False):
+            rows = values.reshape(-1, values.shape[-1]).float()
+            product = rows.t() @ rows
+        self._latest = (identity, version, product)
+        self._serial += 1
+        return product
+
+    def _names(self, key: int) -> list[str]:
+        return [name for name, module in self._sites.items() if id(module) == key]
+
+    def result(
+        self, num_batches: int, reduce: Callable[[Tensor], None] | None = None
+    ) -> dict[str, Tensor]:
+        """H of every site, float32 [in_features, in_features]; equal sites share one tensor.
+
+        `reduce`, where given, replaces a tensor by its mean over the ranks, in place.
+        Raises UserError naming a site that no batch reached.
+        """
+        if num_batches < 1:
+            raise UserError("calibration saw no batch: quant.calibration_batches must be 1 or more.")
+        shared: dict[tuple[int, ...], Tensor] = {}
+        hessians: dict[str, Tensor] = {}
+        for name, module in self._sites.items():
+            products = tuple(self._products[id(module)])
+            if not products:
+                raise UserError(
+                    f"calibration never called the module of {name}, so its Hessian is unknown; "
+                    "check the model's calibration_sites()."
+                )
+            if products not in shared:
+                hessian = self._sums[id(module)] / num_batches
+                if reduce is not None:
+                    reduce(hessian)
+                shared[products] = hessian
+            hessians[name] = shared[products]
+        return hessians
+
+
+def collect_hessians(
+    sites: dict[str, nn.Module],
+    run_batches: Iterable[Callable[[], object]],
+    console: Console | None = None,
+    *,
+    reduce: Callable[[Tensor], None] | None = None,
+) -> dict[str, Tensor]:
+    """Run the calibration batches and return the Hessian of every site.
+
+    Args:
+        sites: weight name -> module whose first positional input X [..., in_features] multiplies it.
+        run_batches: one callable a batch; each runs the model forward (gradients are switched off here).
+        console: where progress is shown.
+        reduce: mean over the ranks, in place. None keeps this rank's own statistics, as published.
+
+    Returns:
+        name -> float32 [in_features, in_features], on the device of the activations.
+    """
+    console = console or Silent()
+    num_batches = 0
+    with (
+        HessianCollector(sites) as collector,
+        console.task("calibration", None) as task,
+        torch.no_grad(),
+    ):
+        for run_batch in run_batches:
+            run_batch()
+            num_batches += 1
+            task.update(num_batches)
+    return collector.result(num_batches, reduce)
