@@ -1,0 +1,1 @@
+"""Optimisers, the roles they serve, schedules, and weight averaging."""

@@ -1,0 +1,1 @@
+"""The scorer that owns the targets, the ledger it writes, and bits per byte."""

@@ -1,0 +1,144 @@
+"""The scorer holds the targets. A strategy asks for inputs, hands back distributions, and may learn only from what has been scored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgolf.data.dataset import ValidationSet
+from pgolf.distributed import Group
+from pgolf.score.ledger import Ledger, RuleBroken, Total
+
+# How far the probabilities handed in may miss 1, in nats (an fp32 log-softmax over 8192 tokens misses by about 1e-6).
+NORMALISATION_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Window:
+    """Positions [score_start, score_end) of one document, predicted from tokens [context_start, score_end - 1).
+
+    Position p is predicted by the hidden state of input column p - 1 - context_start.
+    """
+
+    document: int
+    context_start: int
+    score_start: int
+    score_end: int
+
+    @property
+    def width(self) -> int:
+        """Number of input tokens."""
+        return self.score_end - 1 - self.context_start
+
+    @property
+    def first_column(self) -> int:
+        """Input column that predicts `score_start`."""
+        return self.score_start - 1 - self.context_start
+
+    @property
+    def length(self) -> int:
+        """Number of scored positions."""
+        return self.score_end - self.score_start
+
+
+class Observer(Protocol):
+    """Sees what passes through the scorer; the probes of the validity conditions are observers."""
+
+    def handed_out(self, windows: Sequence[Window]) -> None:
+        """The inputs of `windows` are about to be given to the strategy."""
+
+    def scored(self, windows: Sequence[Window], log_probs: Tensor) -> None:
+        """The strategy gave log_probs [B, C, V] for `windows`; nothing is revealed yet."""
+
+
+class Scorer:
+    """Gives inputs, takes full distributions, writes the ledger, and reveals targets only afterwards.
+
+    By construction a position is scored before its token can be had for training (C3), once and in order within its document (C4), by
+    a distribution that adds up to 1 (C2). That a prediction does not read its own target or later tokens (C1) depends on the model;
+    `pgolf audit` probes it.
+    """
+
+    def __init__(self, validation: ValidationSet, group: Group, observer: Observer | None = None) -> None:
+        self._tokens = torch.from_numpy(validation.tokens.astype(np.int64))
+        self.ledger = Ledger(validation)
+        self.group = group
+        self._observer = observer
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in the validation text."""
+        return self.ledger.num_documents
+
+    def span(self, document: int) -> tuple[int, int]:
+        """First token of `document`, and one past the last position it is charged for."""
+        return int(self.ledger.starts[document]), int(self.ledger.ends[document])
+
+    def inputs(self, windows: Sequence[Window]) -> Tensor:
+        """Input tokens of `windows`, int64 [B, widest], right-padded with 0, on the group's device."""
+        for window in windows:
+            start, end = self.span(window.document)
+            if not start <= window.context_start < window.score_start < window.score_end <= end:
+                raise ValueError(f"{window} does not lie inside document {window.document} = [{start}, {end})")
+        if self._observer is not None:
+            self._observer.handed_out(windows)
+        rows = [self._tokens[window.context_start : window.score_end - 1] for window in windows]
+        return self._padded(rows)
+
+    def score(self, windows: Sequence[Window], log_probs: Tensor, phase: int = 0) -> Tensor:
+        """Enter the cost of `windows` in the ledger and return it, in nats [B, C], differentiable, 0 beyond a window's length.
+
+        log_probs [B, C, V]: log of a full distribution for each scored position, row b aligned at its score_start.
+        Raises RuleBroken (C2) when one does not add up to 1, (C4) when a position was scored before or skipped.
+        """
+        longest = max(window.length for window in windows)
+        if log_probs.ndim != 3 or log_probs.shape[0] != len(windows) or log_probs.shape[1] < longest:
+            raise ValueError(f"log_probs {tuple(log_probs.shape)} must be [{len(windows)}, at least {longest}, vocabulary]")
+        columns = torch.arange(log_probs.shape[1], device=log_probs.device)
+        lengths = torch.tensor([window.length for window in windows], device=log_probs.device)
+        valid = columns < lengths[:, None]
+        self._check_normalised(log_probs, valid)
+        if self._observer is not None:
+            self._observer.scored(windows, log_probs.detach())
+        targets = self._padded([self._tokens[w.score_start : w.score_end] for w in windows], log_probs.shape[1])
+        nats = -log_probs.gather(-1, targets[..., None]).squeeze(-1).float()
+        nats = torch.where(valid, nats, 0.0)
+        entries = nats.detach().double().cpu().numpy()
+        for row, window in enumerate(windows):
+            self.ledger.write(window.document, window.score_start, entries[row, : window.length], phase)
+        return nats
+
+    def revealed(self, document: int, start: int, end: int) -> Tensor:
+        """Tokens [start, end) of `document`, int64 on the CPU. Raises RuleBroken (C3) unless all of them have been scored."""
+        if not self.ledger.committed(document, start, end):
+            raise RuleBroken("C3", f"tokens [{start}, {end}) of document {document} were asked for before they were scored")
+        return self._tokens[start:end].clone()
+
+    def synchronise(self) -> None:
+        """Take in what the other processes of the group have scored, so that all may learn from it."""
+        if self.group.world_size == 1:
+            return
+        merged = torch.from_numpy(np.stack(self.ledger.fresh())).to(self.group.device)
+        self.ledger.merge(*self.group.sum_(merged).cpu().numpy())
+
+    def total(self) -> Total:
+        """The ledger's sum. Raises RuleBroken (C4) unless every position has been scored."""
+        if not self.ledger.complete():
+            raise RuleBroken("C4", "some positions were never scored")
+        return self.ledger.total()
+
+    def _padded(self, rows: Sequence[Tensor], width: int | None = None) -> Tensor:
+        out = torch.zeros(len(rows), width or max(len(row) for row in rows), dtype=torch.int64)
+        for index, row in enumerate(rows):
+            out[index, : len(row)] = row
+        return out.to(self.group.device)
+
+    @staticmethod
+    @torch.no_grad()
+    def _check_normalised(log_probs: Tensor, valid: Tensor) -> None:
+        miss = torch.logsumexp(log_probs.detach().float(), dim=-1)[valid].abs().max()
+        if not miss <= NORMALISATION_TOLERANCE:
+            raise RuleBroken("C2", f"a distribution misses 1 by {float(miss):.3g} nats; hand in log-probabilities over the whole vocabulary")

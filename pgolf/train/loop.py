@@ -1,0 +1,209 @@
+"""The training loop: read it to know what one step does."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgolf.console import Console
+from pgolf.data.dataset import Dataset
+from pgolf.data.loaders import Batch, DocumentPackingLoader
+from pgolf.errors import UserError
+from pgolf.kernels.attend import Attention
+from pgolf.kernels.packing import Packing
+from pgolf.model.context import Context
+from pgolf.model.gpt import GPT
+from pgolf.optim.averaging import ExponentialAverage
+from pgolf.optim.roles import RoleOptimizers
+from pgolf.train import checkpoint
+from pgolf.train.clock import BudgetClock
+from pgolf.distributed import Group
+
+
+@dataclass
+class Progress:
+    """Where training stands."""
+
+    step: int = 0
+    tokens: int = 0
+    looped_at: int | None = None
+
+
+class Trainer:
+    """Trains a model for `max_steps` steps or `max_seconds` seconds, whichever ends first.
+
+    batch_tokens: tokens of one optimiser step over all ranks; micro_batch_tokens: tokens one forward sees; sequence_tokens: longest
+    document piece. loop_at: part of the budget at which the looped plan takes over. clip_norm: global L2 norm of the averaged gradient.
+    schedule, momentum: see pgolf.optim.schedule. averaging: made as averaging(model). checkpoint_seconds: seconds between checkpoints.
+    max_seconds=None with max_steps gives the same bits again on the same machine; a budget in seconds does not.
+    Raises ValueError when there is no budget or the batch cannot be cut into micro-batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_steps: int | None,
+        max_seconds: float | None,
+        batch_tokens: int,
+        micro_batch_tokens: int,
+        sequence_tokens: int,
+        loop_at: float,
+        clip_norm: float,
+        schedule: Callable[[float], float],
+        momentum: Callable[[int], float],
+        averaging: Callable[[GPT], ExponentialAverage],
+        checkpoint_seconds: float,
+    ) -> None:
+        if max_steps is None and max_seconds is None:
+            raise ValueError("training has no end: set train.max_steps or train.max_seconds")
+        if (max_steps is not None and max_steps < 1) or (max_seconds is not None and max_seconds <= 0):
+            raise ValueError("train.max_steps must be at least 1 and train.max_seconds positive")
+        if batch_tokens % micro_batch_tokens:
+            raise ValueError(
+                f"train.batch_tokens={batch_tokens} is not a multiple of train.micro_batch_tokens={micro_batch_tokens}"
+            )
+        if not 1 < sequence_tokens <= micro_batch_tokens:
+            raise ValueError(
+                f"train.sequence_tokens={sequence_tokens} must lie between 2 and micro_batch_tokens={micro_batch_tokens}"
+            )
+        self.max_steps, self.max_seconds = max_steps, max_seconds
+        self.batch_tokens, self.micro_batch_tokens = batch_tokens, micro_batch_tokens
+        self.sequence_tokens, self.loop_at, self.clip_norm = sequence_tokens, loop_at, clip_norm
+        self.schedule, self.momentum, self.averaging = schedule, momentum, averaging
+        self.checkpoint_seconds = checkpoint_seconds
+
+    def fraction(self, step: int, seconds: float) -> float:
+        """The elapsed part of the budget, by whichever limit is nearer."""
+        by_steps = step / self.max_steps if self.max_steps else 0.0
+        by_seconds = seconds / self.max_seconds if self.max_seconds else 0.0
+        return max(by_steps, by_seconds)
+
+    def run(
+        self,
+        model: GPT,
+        optimizers: RoleOptimizers,
+        dataset: Dataset,
+        attention: Attention,
+        directory: Path,
+        *,
+        group: Group,
+        clock: BudgetClock,
+        console: Console,
+        log: Callable[[dict[str, Any]], None],
+    ) -> tuple[dict[str, Tensor], Progress]:
+        """Train `model` in place; returns the averaged weights and where training ended.
+
+        Continues from `directory`/state.pgolf when there is one, bit for bit on a CPU.
+        """
+        micro_steps = self.micro_steps(group.world_size)
+        loader = self.loader(dataset, group)
+        average = self.averaging(model)
+        progress = Progress()
+        state_path = directory / "state.pgolf"
+        if state_path.exists():
+            _restore(checkpoint.load(state_path), model, optimizers, average, loader, progress, clock)
+            console.say(f"continuing from step {progress.step}: {state_path}")
+        saved_at = clock.elapsed("train")
+        with clock.phase("train"), console.task("train", self.max_steps) as task:
+            while (fraction := self._fraction_now(progress, clock, group)) < 1.0:
+                if fraction >= self.loop_at and progress.looped_at is None:
+                    progress.looped_at = progress.step
+                    model.set_plan("looped")
+                lr_scale, momentum = self.schedule(fraction), self.momentum(progress.step)
+                optimizers.schedule(lr_scale, momentum)
+                loss, grad_norm = self._step(model, optimizers, loader, micro_steps, attention, group)
+                average.update(model)
+                progress.step += 1
+                progress.tokens += self.batch_tokens
+                seconds = clock.elapsed("train")
+                log({
+                    "event": "step", "step": progress.step, "train_loss": loss, "lr_scale": lr_scale, "momentum": momentum,
+                    "plan": model.plan_name, "grad_norm": grad_norm, "tokens": progress.tokens, "seconds": seconds,
+                })
+                task.update(progress.step, loss=loss, tokens_per_second=progress.tokens / max(seconds, 1e-9))
+                if not math.isfinite(loss):
+                    raise UserError(
+                        f"the training loss became {loss} at step {progress.step}: lower optim.matrix.lr or train.clip_norm. "
+                        f"The last good state is {state_path if state_path.exists() else 'not there yet'}."
+                    )
+                if group.from_leader(seconds) - saved_at >= self.checkpoint_seconds:
+                    saved_at = group.from_leader(seconds)
+                    if group.leads:
+                        checkpoint.save(state_path, _state(model, optimizers, average, loader, progress, seconds))
+        model.set_plan("looped")
+        return average.state_dict(), progress
+
+    def micro_steps(self, world_size: int) -> int:
+        """Micro-batches each rank runs per optimiser step. Raises UserError when they cannot be shared out evenly."""
+        total = self.batch_tokens // self.micro_batch_tokens
+        if total % world_size:
+            raise UserError(
+                f"{total} micro-batches a step cannot be shared by {world_size} processes: "
+                "change launch.nproc, train.batch_tokens or train.micro_batch_tokens."
+            )
+        return total // world_size
+
+    def loader(self, dataset: Dataset, group: Group) -> DocumentPackingLoader:
+        """The training loader: whether a step fits in a shard is tested for the whole step, so world sizes agree."""
+        return DocumentPackingLoader(
+            dataset.train_files, group.world_size, group.rank,
+            micro_batch_tokens=self.micro_batch_tokens, max_document_tokens=self.sequence_tokens,
+            spans_per_fit=self.batch_tokens // self.micro_batch_tokens,
+        )
+
+    def _fraction_now(self, progress: Progress, clock: BudgetClock, group: Group) -> float:
+        seconds = group.from_leader(clock.elapsed("train")) if self.max_seconds else 0.0
+        return self.fraction(progress.step, seconds)
+
+    def _step(
+        self, model: GPT, optimizers: RoleOptimizers, loader: DocumentPackingLoader, micro_steps: int,
+        attention: Attention, group: Group,
+    ) -> tuple[float, float]:
+        optimizers.zero_grad()
+        total = torch.zeros((), device=group.device)
+        for _ in range(micro_steps):
+            loss = batch_loss(model, loader.next(), attention, group.device) / micro_steps
+            loss.backward()
+            total += loss.detach()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        group.mean_([total, *gradients])
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
+        optimizers.step()
+        return float(total), float(norm)
+
+
+def batch_loss(model: GPT, batch: Batch, attention: Attention, device: torch.device) -> Tensor:
+    """Mean cross entropy in nats of one micro-batch; documents do not see each other."""
+    packing = Packing.from_cu_seqlens(batch.cu_seqlens).to(device) if batch.cu_seqlens is not None else None
+    context = Context(attention, packing)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        hidden = model(batch.inputs.to(device), context)
+        logits = model.logits(hidden, context)
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.to(device).flatten())
+
+
+def _state(
+    model: GPT, optimizers: RoleOptimizers, average: ExponentialAverage, loader: DocumentPackingLoader,
+    progress: Progress, seconds: float,
+) -> dict[str, Any]:
+    return {
+        "model": model.state_dict(), "optimizers": optimizers.state_dict(), "average": average.state_dict(),
+        "loader": loader.state_dict(), "progress": vars(progress), "train_seconds": seconds, "plan": model.plan_name,
+    }
+
+
+def _restore(
+    state: dict[str, Any], model: GPT, optimizers: RoleOptimizers, average: ExponentialAverage,
+    loader: DocumentPackingLoader, progress: Progress, clock: BudgetClock,
+) -> None:
+    model.load_state_dict(state["model"])
+    optimizers.load_state_dict(state["optimizers"])
+    average.load_state_dict(state["average"])
+    loader.load_state_dict(state["loader"])
+    vars(progress).update(state["progress"])
+    clock.seconds["train"] = state["train_seconds"]
+    model.set_plan(state["plan"])

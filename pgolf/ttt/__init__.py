@@ -1,0 +1,1 @@
+"""Evaluation and test-time-training strategies, each a client of the scorer."""

@@ -1,0 +1,84 @@
+"""What every strategy is: something that walks the validation text through the scorer."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pgolf.console import Console
+from pgolf.kernels.attend import Attention
+from pgolf.model.context import Adapters, Context
+from pgolf.model.gpt import GPT
+from pgolf.score.scorer import Scorer, Window
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a strategy works with besides its own settings: the seed of its random draws, the attention back end, where to report."""
+
+    seed: int
+    attention: Attention
+    console: Console
+    title: str = "score"
+    log: Callable[[dict[str, object]], None] = lambda event: None
+
+
+class Strategy(Protocol):
+    """A strategy may change the model's weights, but only by what the scorer has revealed."""
+
+    def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
+        """Score every position of every document once. The model is left in whatever state scoring ended in."""
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 on CUDA, full precision elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def window_log_probs(
+    model: GPT, scorer: Scorer, windows: Sequence[Window], attention: Attention, adapters: Adapters | None = None
+) -> Tensor:
+    """One forward over `windows`; log-probabilities fp32 [B, C, V] of their scored positions, aligned at each window's first one."""
+    context = Context(attention, adapters=adapters)
+    with autocast(scorer.group.device):
+        hidden = model(scorer.inputs(windows), context)
+        longest = max(window.length for window in windows)
+        first = torch.tensor([window.first_column for window in windows], device=hidden.device)
+        columns = (first[:, None] + torch.arange(longest, device=hidden.device)).clamp_max(hidden.shape[1] - 1)
+        wanted = hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
+        return torch.log_softmax(model.logits(wanted, context), dim=-1)
+
+
+def score_windows(
+    model: GPT, scorer: Scorer, windows: Iterable[Window], rows: int, bench: Bench, phase: int = 0
+) -> None:
+    """Score `windows` with fixed weights, `rows` at a time, those of similar width together; documents keep their inner order.
+
+    Processes of a group share out whole documents.
+    """
+    group = scorer.group
+    waves: dict[int, list[Window]] = {}
+    position: dict[int, int] = {}
+    for window in windows:
+        wave = position.get(window.document, 0)
+        position[window.document] = wave + 1
+        if window.document % group.world_size == group.rank:
+            waves.setdefault(wave, []).append(window)
+    mine = [document for document in position if document % group.world_size == group.rank]
+    total = sum(scorer.span(document)[1] - scorer.span(document)[0] - 1 for document in mine)
+    with torch.no_grad(), bench.console.task(bench.title, total) as task:
+        for wave in sorted(waves):
+            ordered = sorted(waves[wave], key=lambda window: (window.width, window.document))
+            for start in range(0, len(ordered), rows):
+                batch = ordered[start : start + rows]
+                scorer.score(batch, window_log_probs(model, scorer, batch, bench.attention), phase)
+                sofar = scorer.ledger.total()
+                task.update(sofar.tokens, bpb_so_far=sofar.val_bpb if sofar.bytes else float("nan"))
+    scorer.synchronise()
+
+
+def titled(bench: Bench, title: str) -> Bench:
+    """The same bench under another title."""
+    return replace(bench, title=title)
