@@ -233,7 +233,8 @@ def _legend(margin: float, candidates: int) -> str:
         f"readme: p (gain >= {margin} nats) < {README_ALPHA}.  "
         f"as_applied: p (gain > 0) < {AS_APPLIED_ALPHA}.",
         "The document interval speaks about other documents, the seed interval about other seeds.",
-        f"detectable gain: found with 80 % power at p < {README_ALPHA} with these seeds.",
+        "detectable gain: the true gain above the bar (0, or the margin) that these seeds would "
+        f"show\n  in 80 of 100 tries at p < {README_ALPHA}.",
     ]
     if candidates > 1:
         lines.append(

@@ -69,7 +69,7 @@ def make_groups(grouped: dict[str, list[Run]]) -> list[Group]:
     names = {digest: runs[0].name for digest, runs in grouped.items()}
     taken = list(names.values())
     return [
-        Group(digest, name if taken.count(name) == 1 else f"{name}@{digest[:6]}", grouped[digest])
+        Group(digest, name if taken.count(name) == 1 else f"{name}@{digest[:8]}", grouped[digest])
         for digest, name in names.items()
     ]
 
@@ -204,15 +204,21 @@ def _documents(
                 return None, "the runs did not score the same documents"
             if not np.array_equal(one.num_bytes, first.num_bytes):
                 return None, "the runs count different bytes for the same documents"
-    nats = [_mean_nats(side) for side in sides]
+    nats = [
+        _mean_nats(group, side) for group, side in zip((base, candidate), sides, strict=True)
+    ]
     try:
         return statistics.bootstrap_documents(*nats, first.num_bytes, replicates), None
     except ValueError as error:
         return None, str(error)
 
 
-def _mean_nats(side: list[Documents]) -> np.ndarray:
-    return np.mean([one.nats["final"] for one in side], axis=0)
+def _mean_nats(group: Group, side: list[Documents]) -> np.ndarray:
+    """Final nats of every document, averaged over seeds (over the runs of a seed first)."""
+    by_seed: dict[int, list[np.ndarray]] = {}
+    for run, documents in zip(group.runs, side, strict=True):
+        by_seed.setdefault(run.seed, []).append(documents.nats["final"])
+    return np.mean([np.mean(repeats, axis=0) for repeats in by_seed.values()], axis=0)
 
 
 def _spread(values: list[float]) -> float | None:
@@ -259,10 +265,10 @@ def as_json(base: Group, comparisons: list[Comparison]) -> dict[str, Any]:
                 **_group_json(one.candidate, one.bytes_per_token),
                 "gain_bpb": one.gain_bpb,
                 "gain_nats": one.gain_nats,
-                "any_gain": vars(one.any_gain),
-                "margin_gain": vars(one.margin_gain),
-                "paired": vars(one.paired),
-                "paired_margin": vars(one.paired_margin),
+                "any_gain": _test_json(one.any_gain),
+                "margin_gain": _test_json(one.margin_gain),
+                "paired": _test_json(one.paired),
+                "paired_margin": _test_json(one.paired_margin),
                 "documents": vars(one.documents) if one.documents else None,
                 "documents_reason": one.documents_reason,
                 "detectable_nats": one.detectable_nats,
@@ -274,6 +280,11 @@ def as_json(base: Group, comparisons: list[Comparison]) -> dict[str, Any]:
             for one in comparisons
         ],
     }
+
+
+def _test_json(test: statistics.TestResult) -> dict[str, Any]:
+    """The fields of a test; a gain that does not exist is null, since JSON has no NaN."""
+    return {**vars(test), "gain": None if math.isnan(test.gain) else test.gain}
 
 
 def _group_json(group: Group, bytes_per_token: float) -> dict[str, Any]:

@@ -1,20 +1,34 @@
 """What two configurations have in common: flat keys, the group digest, the exact difference."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from pgolf.files import sha256_bytes
+
 ABSENT_TARGET = "pgolf.absent.absent"
-BOOKKEEPING = frozenset({"seed", "name", "force", "fail_fast", "paths", "track", "launch"})
+BOOKKEEPING = frozenset(
+    {
+        "name",
+        "force",
+        "fail_fast",
+        "paths",
+        "track",
+        "launch",
+        "hydra",
+        "scale",
+        "size",
+        "experiment",
+    }
+)
 MISSING = "(absent)"
 
 
 def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides the result, without the seed.
 
-    Dropped: bookkeeping at the root (seed, name, paths, tracking, launch), nodes that name the
-    absent part, and nested keys called `seed` that repeat the root seed.
+    Dropped: bookkeeping at the root (name, paths, tracking, launch, ...), nodes that name the
+    absent part, and keys called `seed` that repeat the root seed.
     """
     seed = config.get("seed")
     kept = {key: value for key, value in config.items() if key not in BOOKKEEPING}
@@ -31,6 +45,8 @@ def _prune(node: Any, seed: Any) -> Any:
         }
     if isinstance(node, list | tuple):
         return [_prune(value, seed) for value in node]
+    if isinstance(node, float) and node.is_integer():
+        return int(node)  # 1 and 1.0 are the same setting
     return node
 
 
@@ -39,9 +55,14 @@ def _is_absent(node: Any) -> bool:
 
 
 def group_digest(config: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits that are equal for two runs which differ by their seed alone."""
-    text = json.dumps(recipe_of(config), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """64 hexadecimal digits that are equal for two runs which differ by their seed alone.
+
+    The same rule as the one that names run directories (a test holds the two together).
+    """
+    text = json.dumps(
+        recipe_of(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+    return sha256_bytes(text.encode())
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,6 +19,17 @@ def fake_config(seed: int, **changes: Any) -> dict[str, Any]:
         "track": {"_target_": "pgolf.absent.absent"},
         "model": {"_target_": "pgolf.model.gpt.GPT", "dim": 64, "num_layers": 4, "qk_gain": 5.0},
         "optim": {"matrix": {"lr": 0.026}},
+        "train": {
+            "_target_": "pgolf.train.loop.Trainer",
+            "max_steps": 200,
+            "max_seconds": None,
+            "loop_at": 0.35,
+            "schedule": {
+                "_target_": "pgolf.optim.schedule.Warmdown",
+                "fraction": 0.75,
+                "floor": 0.1,
+            },
+        },
         "ttt": {"_target_": "pgolf.ttt.phased.Phased", "chunk": 48, "seed": seed},
     }
     config.update(changes)
@@ -37,6 +48,7 @@ def fake_run(
     state: str = "done",
     num_documents: int = NUM_DOCUMENTS,
     steps: int = 200,
+    weight_bytes: int = 251_204,
 ) -> Path:
     """Write a run directory whose per-document scores sum to exactly `bpb`; returns it."""
     directory.mkdir(parents=True)
@@ -53,7 +65,7 @@ def fake_run(
             "bytes": num_bytes,
             "seconds": seconds,
         }
-    _write(directory / "summary.json", _summary(directory, seed, name, stages))
+    _write(directory / "summary.json", _summary(directory, seed, name, stages, weight_bytes))
     identity = {
         "name": name,
         "seed": seed,
@@ -115,11 +127,11 @@ def fake_events(seed: int, steps: int) -> list[dict[str, Any]]:
                 "event": "step",
                 "step": step,
                 "train_loss": 2.2 + 5.0 * math.exp(-4 * fraction) + own.normal(0, 0.03),
-                "lr_scale": min(1.0, (1 - fraction) / 0.72),
+                "lr_scale": min(1.0, max(0.1, (1 - fraction) / 0.75)),
                 "tokens": step * 4096,
                 "seconds": seconds,
                 "grad_norm": 1.0,
-                "plan": "after" if after else "before",
+                "plan": "looped" if after else "plain",
             }
         )
     events.append({"event": "stage", "stage": "train", "state": "done", "seconds": seconds})
@@ -127,19 +139,24 @@ def fake_events(seed: int, steps: int) -> list[dict[str, Any]]:
 
 
 def _summary(
-    directory: Path, seed: int, name: str, stages: dict[str, dict[str, float]]
+    directory: Path,
+    seed: int,
+    name: str,
+    stages: dict[str, dict[str, float]],
+    weight_bytes: int,
 ) -> dict[str, Any]:
+    total_bytes = weight_bytes + 31_002
     return {
         "val_bpb": stages["final"]["val_bpb"],
         "val_loss": stages["final"]["val_loss"],
         "stages": stages,
         "artifact": {
-            "weight_bytes": 251_204,
+            "weight_bytes": weight_bytes,
             "code_bytes": 31_002,
-            "total_bytes": 282_206,
+            "total_bytes": total_bytes,
             "limit_bytes": 16_000_000,
-            "margin_bytes": 15_717_794,
-            "fits": True,
+            "margin_bytes": 16_000_000 - total_bytes,
+            "fits": total_bytes <= 16_000_000,
         },
         "train": {"steps": 200, "tokens": 819_200, "seconds": 81.0},
         "model": {"parameters": 411_648},
