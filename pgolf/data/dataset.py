@@ -1,0 +1,219 @@
+"""The prepared data set: how it is described, made once, reused, and read."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pgolf.console import Console
+from pgolf.data.documents import Source, split
+from pgolf.data.manifest import (
+    FORMAT,
+    TOKENIZER,
+    canonical_digest,
+    check_sizes,
+    read_documents,
+    read_manifest,
+)
+from pgolf.data.prepare import build, preparation_lock
+from pgolf.data.shards import iterate_documents, read_shard
+from pgolf.data.tokenizer import BOS_ID, SentencePieceTokenizer, Tokenizer
+from pgolf.errors import UserError
+from pgolf.files import write_bytes
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """The validation documents, as the scorer reads them.
+
+    Attributes:
+        tokens: uint16 [n]; each document is BOS and its tokens.
+        token_bytes: int32 [n]; bytes of original text a token stands for (BOS: 0).
+        document_starts: int64 [d]; index of each document's BOS.
+        document_bytes: int64 [d]; UTF-8 length of each original text, counted independently of the tokens.
+        names: one per document.
+    """
+
+    tokens: npt.NDArray[np.uint16]
+    token_bytes: npt.NDArray[np.int32]
+    document_starts: npt.NDArray[np.int64]
+    document_bytes: npt.NDArray[np.int64]
+    names: list[str]
+
+    def head(self, num_documents: int, max_tokens: int) -> "ValidationSet":
+        """The first `num_documents` documents, each cut to its first `max_tokens` tokens (BOS included).
+
+        A cut document's bytes are the sum over its tokens; a whole document keeps its independent count.
+        """
+        if num_documents < 1 or max_tokens < 2:
+            raise ValueError("head needs at least 1 document of at least 2 tokens (BOS and one more)")
+        ends = np.append(self.document_starts[1:], len(self.tokens))[:num_documents]
+        starts = self.document_starts[:num_documents]
+        cuts = np.minimum(ends, starts + max_tokens)
+        index = np.concatenate([np.arange(s, e) for s, e in zip(starts, cuts, strict=True)])
+        lengths = cuts - starts
+        summed = [int(self.token_bytes[s:e].sum()) for s, e in zip(starts, cuts, strict=True)]
+        return ValidationSet(
+            tokens=self.tokens[index],
+            token_bytes=self.token_bytes[index],
+            document_starts=np.cumsum(lengths) - lengths,
+            document_bytes=np.where(cuts == ends, self.document_bytes[:num_documents], summed),
+            names=self.names[:num_documents],
+        )
+
+
+class Dataset:
+    """A prepared directory. Opening it makes the cheap checks (sizes, headers, manifest digest)."""
+
+    bos_id = BOS_ID
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.manifest: dict[str, Any] = read_manifest(directory)
+        check_sizes(directory, self.manifest)
+        self.digest: str = self.manifest["digest"]
+        self.vocab_size: int = self.manifest["vocab_size"]
+        self.train_files = self._files("train")
+
+    def _files(self, split_name: str) -> list[Path]:
+        return [self.directory / name for name in self.manifest["splits"][split_name]["files"]]
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer the shards were written with."""
+        return Tokenizer.load(self.directory / TOKENIZER)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without BOS."""
+        return self.tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`."""
+        return self.tokenizer.decode(ids)
+
+    def validation(self) -> ValidationSet:
+        """Read the whole validation split. UserError when its parts do not belong together."""
+        entries = [entry for entry in read_documents(self.directory) if entry.split == "val"]
+        tokens = np.concatenate([read_shard(path) for path in self._files("val")])
+        sidecar = [self.directory / name for name in self.manifest["byte_files"]]
+        token_bytes = np.concatenate([read_shard(path) for path in sidecar]).astype(np.int32)
+        starts = np.flatnonzero(tokens == self.bos_id).astype(np.int64)
+        if len(tokens) != len(token_bytes) or len(starts) != len(entries):
+            raise UserError(
+                f"the validation split of {self.directory} is inconsistent: {len(tokens)} tokens with {len(token_bytes)} "
+                f"byte counts, {len(starts)} BOS for {len(entries)} documents; delete it and prepare it again."
+            )
+        document_bytes = np.array([entry.bytes for entry in entries], np.int64)
+        return ValidationSet(
+            tokens, token_bytes, starts, document_bytes, [entry.name for entry in entries]
+        )
+
+    def validation_text(self) -> bytes:
+        """The original validation documents, one after another, in UTF-8."""
+        return b"".join(self._texts("val"))
+
+    def training_text(self) -> Iterator[bytes]:
+        """The original training documents in UTF-8, one at a time, in shard order."""
+        return self._texts("train")
+
+    def _texts(self, split_name: str) -> Iterator[bytes]:
+        for ids in iterate_documents(self._files(split_name), self.bos_id):
+            yield self.tokenizer.decode(ids.tolist()).encode()
+
+
+class DataConfig:
+    """What the data is: a source of documents, a tokenizer, and a split by document.
+
+    Args:
+        name: prefix of the prepared directory's name.
+        source: where documents come from.
+        tokenizer: how the tokenizer is trained (on training documents only).
+        val_fraction: share of the documents that is held out, chosen by the hash of the text.
+        shard_tokens: tokens per shard file.
+        order: documents lie in the shards by hash (a shuffle without a seed) or as the source gave them.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        source: Source,
+        tokenizer: SentencePieceTokenizer,
+        val_fraction: float = 0.04,
+        shard_tokens: int = 100_000_000,
+        order: Literal["hash", "source"] = "hash",
+    ):
+        if not 0.0 < val_fraction < 1.0:
+            raise ValueError(f"val_fraction={val_fraction} must lie between 0 and 1, both excluded")
+        if shard_tokens < 2:
+            raise ValueError(f"shard_tokens={shard_tokens} must be at least 2")
+        if order not in ("hash", "source"):
+            raise ValueError(f"order={order!r} must be hash or source")
+        if not name or not all(c.isalnum() or c in "-_" for c in name):
+            raise ValueError(f"name={name!r} must be made of letters, digits, - and _")
+        self.name = name
+        self.source = source
+        self.tokenizer = tokenizer
+        self.val_fraction = val_fraction
+        self.shard_tokens = shard_tokens
+        self.order = order
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids; known before anything is prepared."""
+        return self.tokenizer.vocab_size
+
+    def recipe(self) -> dict[str, Any]:
+        """JSON values that determine the prepared directory, byte for byte."""
+        return {
+            "name": self.name,
+            "source": self.source.identity(),
+            "tokenizer": self.tokenizer.identity(),
+            "val_fraction": self.val_fraction,
+            "shard_tokens": self.shard_tokens,
+            "order": self.order,
+        }
+
+    def directory(self, root: Path) -> Path:
+        """Where `prepare(root)` puts the data: one directory per recipe, so recipes never mix."""
+        return root / f"{self.name}-{canonical_digest(self.recipe() | {'format': FORMAT})[:12]}"
+
+    def prepare(self, root: Path, console: Console) -> Dataset:
+        """Prepare the data below `root`, or reuse what an earlier call prepared.
+
+        Another process that prepares the same data is waited for. A directory that fails the cheap
+        checks is a UserError: it is never repaired or overwritten silently.
+        """
+        directory = self.directory(root)
+        with preparation_lock(root, directory.name, console):
+            if directory.exists():
+                dataset = Dataset(directory)
+                console.say(f"Reusing the prepared data in {directory}.")
+                return dataset
+            console.say(f"Preparing {self.name} data in {directory}.")
+            build(directory, self.source.gather(console), self.recipe(), self.tokenizer, console)
+        dataset = Dataset(directory)
+        console.say(_summary(dataset.manifest))
+        return dataset
+
+    def train_tokenizer(self, path: Path, console: Console) -> Tokenizer:
+        """Train the tokenizer alone, on the training documents, and write its model to `path`."""
+        gathered = self.source.gather(console)
+        training, _ = split(gathered.documents, self.val_fraction, self.order)
+        tokenizer = self.tokenizer.train(document.text for document in training)
+        write_bytes(path, tokenizer.model)
+        return tokenizer
+
+
+def _summary(manifest: dict[str, Any]) -> str:
+    train, val = manifest["splits"]["train"], manifest["splits"]["val"]
+    skipped = ", ".join(f"{count} {reason}" for reason, count in manifest["skipped"].items() if count)
+    return (
+        f"Prepared {train['documents']} training documents ({train['tokens']} tokens, {train['bytes']} bytes) and "
+        f"{val['documents']} validation documents ({val['tokens']} tokens, {val['bytes']} bytes); "
+        f"left out: {skipped or 'none'}."
+    )
