@@ -1,8 +1,9 @@
-"""The code half of the byte budget: a zip archive with the modules that load an artifact and score it.
+"""The code half of the byte budget: a zip archive of the modules that load and score an artifact.
 
-The archive is importable (put it on sys.path). It holds the modules that the entry modules reach through their
-import statements, found by reading the source and never by running it, as source without comments and
-docstrings: what the published scripts do with a minifier, but names stay. Its size on disk is the code size.
+The archive is importable (put it on sys.path). It holds the modules that the entry modules reach
+through their import statements, found by reading the source and never by running it, as source
+without comments and docstrings: what the published scripts do with a minifier, but names stay. Its
+size on disk is the code size.
 """
 
 import ast
@@ -15,7 +16,7 @@ from pgolf.errors import UserError
 from pgolf.files import atomic_open
 
 ENTRIES = ("pgolf.model", "pgolf.quant.container", "pgolf.score", "pgolf.ttt")
-"""What loads and scores by default. A package stands for all its modules: a configuration may name any."""
+"""What loads and scores by default; a package stands for all its modules, for any may be named."""
 
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 
@@ -23,12 +24,12 @@ _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 def write_code_archive(
     path: Path, *, entries: Sequence[str] = ENTRIES, root: Path | None = None
 ) -> int:
-    """Write the archive atomically and return its size in bytes; the same sources give the same bytes.
+    """Write the archive atomically; return its size. The same sources give the same bytes.
 
     Args:
         path: the zip file to write.
-        entries: modules, or packages that stand for all their modules. A run may pass the modules its
-            configuration names, so that unused techniques do not count.
+        entries: modules, or packages that stand for all their modules. A run may pass the modules
+            its configuration names, so that unused techniques do not count.
         root: directory that holds the package `pgolf`; None is the running one.
 
     Raises UserError when an entry does not exist.
@@ -64,7 +65,7 @@ def artifact_bytes(weight_path: Path, code_path: Path, limit_bytes: int) -> dict
 
 
 def reachable_modules(root: Path, entries: Sequence[str]) -> dict[str, Path]:
-    """Module name -> source file of everything below `root` that the entries import, directly or not."""
+    """Module name -> source file of all below `root` that the entries import, directly or not."""
     found: dict[str, Path] = {}
     waiting = [module for entry in entries for module in _expand(root, entry)]
     while waiting:
@@ -80,7 +81,7 @@ def reachable_modules(root: Path, entries: Sequence[str]) -> dict[str, Path]:
 
 
 def _source_of(root: Path, module: str) -> Path | None:
-    """The file of a module of this package; None for other packages and for names that are no module."""
+    """The file of a module of pgolf; None for other packages and names that are no module."""
     if module.split(".")[0] != "pgolf":
         return None
     base = root.joinpath(*module.split("."))
@@ -94,7 +95,9 @@ def _expand(root: Path, entry: str) -> list[str]:
     """A module itself; a package with all the modules below it."""
     source = _source_of(root, entry)
     if source is None:
-        raise UserError(f"{entry} has no source file below {root}: pgolf must run from plain files.")
+        raise UserError(
+            f"{entry} has no source file below {root}: pgolf must run from plain files."
+        )
     if source.name != "__init__.py":
         return [entry]
     files = (path.relative_to(root).with_suffix("") for path in source.parent.rglob("*.py"))

@@ -1,8 +1,8 @@
 """Entropy coders by name, and the byte shuffle that helps them with values of several bytes.
 
-A coder turns bytes into fewer bytes without loss, the same bytes every time. To add one, write its two
-functions and a row in CODERS. The libraries are imported when a coder is used, so reading an artifact needs
-only the library that wrote it.
+A coder turns bytes into fewer bytes without loss, the same bytes every time. To add one, write its
+two functions and a row in CODERS. The libraries are imported when a coder is used, so reading an
+artifact needs only the library that wrote it.
 """
 
 import importlib
@@ -21,8 +21,8 @@ from pgolf.errors import UserError
 class Coder:
     """One lossless coder. `decode` raises ValueError on damaged bytes.
 
-    `overhead` is coded size over order-0 entropy, measured on two million Gaussian six-bit symbols; it serves
-    estimates only. None: symbols are stored at full width.
+    `overhead` is coded size over order-0 entropy, measured on two million Gaussian six-bit symbols;
+    it serves estimates only. None: symbols are stored at full width.
     """
 
     encode: Callable[[bytes], bytes]
@@ -102,8 +102,8 @@ CODERS: dict[str, Coder] = {
 def shuffle_bytes(data: bytes, stride: int) -> bytes:
     """All bytes at positions 0 modulo `stride`, then those at 1, and so on; any length.
 
-    The high bytes of 16-bit floats are alike, the low ones are noise: apart, they code better. Stride 2 is the
-    published transform (there behind the five bytes b"BSHF" and the stride).
+    The high bytes of 16-bit floats are alike, the low ones are noise: apart, they code better.
+    Stride 2 is the published transform (there behind the five bytes b"BSHF" and the stride).
     """
     if stride == 1:
         return data

@@ -1,4 +1,4 @@
-"""From a state dict to an artifact: every tensor's role chooses its scheme, a coder packs the symbols."""
+"""From a state dict to an artifact: each role has a scheme, and a coder packs the symbols."""
 
 import fnmatch
 import math
@@ -51,14 +51,18 @@ class Compressor:
     """Quantises by role and writes the artifact.
 
     Args:
-        matrix, embedding, head, scalar, gate: the scheme of each role; None: the model must have no such tensor.
+        matrix, embedding, head, scalar, gate: the scheme of each role; None: the model must have no
+            such tensor.
         coder: entropy coder, a key of `pgolf.quant.coders.CODERS`.
-        calibration_batches: training batches for the Hessians (read by the run, unused without GPTQ).
+        calibration_batches: training batches for the Hessians (read by the run, unused without
+            GPTQ).
         limit_bytes: budget of artifact and code together, decimal bytes.
-        min_quantised_elements: a row-wise scheme of matrix, embedding or head keeps smaller tensors in float16.
-            The published scripts quantise above 65,536 elements, so their value is 65,537.
+        min_quantised_elements: a row-wise scheme of matrix, embedding or head keeps smaller tensors
+            in float16. The published scripts quantise above 65,536 elements, so their value is
+            65,537.
         rules: name -> Rule, exceptions to the role's scheme; a tensor may match at most one.
-        byte_shuffle: whether values of two and four bytes are split into byte planes before the coder.
+        byte_shuffle: whether values of two and four bytes are split into byte planes before the
+            coder.
     """
 
     def __init__(
@@ -138,7 +142,9 @@ class Compressor:
                 and role in ("matrix", "embedding", "head")
                 and math.prod(shape) < self.min_quantised_elements
             )
-            choices.append(_Choice(name, role, Half() if small or not scheme.accepts(shape) else scheme))
+            choices.append(
+                _Choice(name, role, Half() if small or not scheme.accepts(shape) else scheme)
+            )
         for key, rule in self.rules.items():
             if not any(rule.matches(name, roles.get(name, "")) for name in shapes):
                 raise UserError(
@@ -147,10 +153,8 @@ class Compressor:
                 )
         return choices
 
-    def hessian_names(
-        self, shapes: dict[str, tuple[int, ...]], roles: dict[str, str]
-    ) -> list[str]:
-        """Names of the tensors whose scheme needs a Hessian; empty means that no calibration is needed."""
+    def hessian_names(self, shapes: dict[str, tuple[int, ...]], roles: dict[str, str]) -> list[str]:
+        """Names of the tensors whose scheme needs a Hessian; empty: no calibration is needed."""
         choices = self._choose(shapes, roles, set(shapes) - set(roles))
         return [c.name for c in choices if c.scheme is not None and c.scheme.needs_hessian]
 
@@ -160,8 +164,8 @@ class Compressor:
         hessian = hessians.get(choice.name)
         if choice.scheme.needs_hessian and hessian is None:
             raise UserError(
-                f"tensor {choice.name} ({choice.scheme.label}) needs a Hessian and none was collected: "
-                "add its module to the model's calibration_sites(), or choose quant=int8."
+                f"tensor {choice.name} ({choice.scheme.label}) needs a Hessian and none was "
+                "collected: add its module to the model's calibration_sites(), or choose quant=int8."
             )
         try:
             return choice.scheme.quantise(
@@ -181,11 +185,12 @@ class Compressor:
     ) -> dict[str, Any]:
         """Quantise `state`, write the artifact to `path` atomically and report.
 
-        `hessians` are those of `hessian_names`; `metadata` must be JSON and comes back from `container.load`.
+        `hessians` are those of `hessian_names`; `metadata` must be JSON and comes back from
+        `container.load`.
 
-        Returns a dictionary with `weight_bytes` (the size of the file), `header_bytes`, `limit_bytes`, `coder`,
-        `classes` and `streams` (raw and coded bytes; classes and header add up to the file) and `tensors`
-        (scheme used and relative error ||W' - W|| / ||W|| of each).
+        Returns a dictionary with `weight_bytes` (the size of the file), `header_bytes`,
+        `limit_bytes`, `coder`, `classes` and `streams` (raw and coded bytes; classes and header add
+        up to the file) and `tensors` (scheme used and relative error ||W' - W|| / ||W|| of each).
         """
         console = console or Silent()
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -220,9 +225,10 @@ class Compressor:
     ) -> list[dict[str, Any]]:
         """Expected bytes of every tensor and of the header: an estimate, no weights are looked at.
 
-        Symbols are taken as clipped Gaussian noise, coded at the coder's measured overhead; scales and float16
-        values are counted in full. Rows: {tensor, role, scheme, bits (per element, with scales), elements,
-        estimated_bytes, estimate: True}. Tensors without a role are counted as float16.
+        Symbols are taken as clipped Gaussian noise, coded at the coder's measured overhead; scales
+        and float16 values are counted in full. Rows: {tensor, role, scheme, bits (per element, with
+        scales),
+        elements, estimated_bytes, estimate: True}. Tensors without a role are counted as float16.
         """
         overhead = CODERS[self.coder].overhead
         rows = []
@@ -241,7 +247,7 @@ class Compressor:
 
 
 def by_class(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sum the rows of `Compressor.estimate` by role and scheme: {role, scheme, tensors, elements, ...}."""
+    """Sum the rows of `Compressor.estimate` by role and scheme; `tensors` counts them."""
     classes: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         classes.setdefault((row["role"], row["scheme"]), []).append(row)
@@ -254,9 +260,7 @@ def by_class(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return result
 
 
-def _estimate_row(
-    tensor: str, role: str, scheme: str, elements: int, size: int
-) -> dict[str, Any]:
+def _estimate_row(tensor: str, role: str, scheme: str, elements: int, size: int) -> dict[str, Any]:
     return {
         "tensor": tensor,
         "role": role,

@@ -1,4 +1,4 @@
-r"""The artifact file: a flat binary format without pickle, read with numpy, torch and one coder library.
+r"""The artifact file: flat, binary, no pickle; read with numpy, torch and one coder library.
 
 All integers are little-endian.
 
@@ -8,25 +8,28 @@ All integers are little-endian.
     10      4      L, the length of the header in bytes, unsigned
     14      4      CRC-32 of bytes 8 to 13 followed by the header, unsigned
     18      L      header: zlib level 9 of UTF-8 JSON
-    18+L    ...    the coded streams, one after another in the order of the header, nothing after the last
+    18+L    ...    the coded streams, one after another in the order of the header;
+                   nothing after the last
 
 The header is an object with the keys
     coder      name in pgolf.quant.coders.CODERS; every stream went through it
     metadata   the writer's own object (model configuration, step, seed, ...)
     schemes    list of [decoder, label]; decoder is a key of pgolf.quant.encoded.DECODERS
-    streams    list of {name, dtype, stride, raw, coded, crc32, sha256}: raw and coded are lengths in bytes; crc32
-               is of the coded bytes; sha256 (the first 32 hexadecimal digits) of the raw bytes; stride is that
-               of the byte shuffle done before the coder (1: none); dtype is numpy's name of the elements
-    tensors    list of {name, role, dtype, shape, scheme, parts} in the order of the state dict: dtype is torch's
-               name of the tensor a reader gets; scheme an index into schemes; parts maps a part's name to
-               [stream, shape], stream an index into streams
+    streams    list of {name, dtype, stride, raw, coded, crc32, sha256}: raw and coded are lengths
+               in bytes; crc32 is of the coded bytes; sha256 (the first 32 hexadecimal digits) of
+               the raw bytes; stride is that of the byte shuffle done before the coder (1: none);
+               dtype is numpy's name of the elements
+    tensors    list of {name, role, dtype, shape, scheme, parts} in the order of the state dict:
+               dtype is torch's name of the tensor a reader gets; scheme an index into schemes;
+               parts maps a part's name to [stream, shape], stream an index into streams
 
-The parts of a stream lie one after another in the order of the tensors. A part is stored in C order, except
-that int8 parts of two axes are stored column by column: the values of one input share their spread, so
-neighbours are alike.
+The parts of a stream lie one after another in the order of the tensors. A part is stored in C
+order, except that int8 parts of two axes are stored column by column: the values of one input share
+their spread, so neighbours are alike.
 
-Symbols of tensors whose names differ only in the block number share a stream; scales, and tensors stored
-plainly, share one per role. So the coder sees enough data and the bytes of a role are known exactly.
+Symbols of tensors whose names differ only in the block number share a stream; scales, and tensors
+stored plainly, share one per role. So the coder sees enough data and the bytes of a role are known
+exactly.
 """
 
 import json
@@ -56,7 +59,7 @@ PRELUDE = struct.Struct("<8sHII")
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor on its way to or from the file; `dtype` is the template dtype (torch's name: "bfloat16")."""
+    """One tensor on its way to or from the file; `dtype` is the reader's ("bfloat16")."""
 
     name: str
     role: str
@@ -72,15 +75,18 @@ def write(
     coder: str,
     byte_shuffle: bool = True,
 ) -> dict[str, Any]:
-    """Write the artifact atomically; returns {header_bytes, total_bytes, streams: [{name, raw, coded, ...}]}.
+    """Write the artifact atomically; returns {header_bytes, total_bytes, streams}.
 
-    `metadata` must be JSON. The streams are coded in parallel threads; the bytes do not depend on their number.
+    `metadata` must be JSON. The streams are coded in parallel threads; the bytes do not depend on
+    their number.
     """
     names, parts = _lay_out(tensors)
     raw_streams = [b"".join(_part_bytes(array) for array in arrays) for arrays in parts]
     dtypes = [arrays[0].dtype for arrays in parts]
     strides = [dtype.itemsize if byte_shuffle else 1 for dtype in dtypes]
-    shuffled = [shuffle_bytes(raw, stride) for raw, stride in zip(raw_streams, strides, strict=True)]
+    shuffled = [
+        shuffle_bytes(raw, stride) for raw, stride in zip(raw_streams, strides, strict=True)
+    ]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         coded_streams = list(pool.map(CODERS[coder].encode, shuffled))
     streams = [
@@ -107,7 +113,7 @@ def write(
 
 
 def stream_name(tensor: StoredTensor, part: str) -> str:
-    """The stream that a part belongs to: by role, and for symbols by the name without block numbers."""
+    """The stream of a part: by role, and for symbols by the name without block numbers."""
     if part != "symbols":
         dtype = tensor.encoded.parts[part].dtype.name
         return f"{tensor.role}/{part}/{dtype}"
@@ -176,7 +182,9 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         with open(path, "rb") as file:
             prelude = file.read(PRELUDE.size)
             if len(prelude) < PRELUDE.size or not prelude.startswith(MAGIC):
-                raise UserError(f"{path} is not a pgolf artifact (it does not start with the magic).")
+                raise UserError(
+                    f"{path} is not a pgolf artifact (it does not start with the magic)."
+                )
             _, version, length, checksum = PRELUDE.unpack(prelude)
             if length > os.fstat(file.fileno()).st_size:
                 raise _damaged(path, "the header is cut off")
@@ -198,11 +206,13 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _damaged(path: Path, what: str) -> UserError:
-    return UserError(f"{path} is damaged: {what}. Copy it again or write it again from the checkpoint.")
+    return UserError(
+        f"{path} is damaged: {what}. Copy it again or write it again from the checkpoint."
+    )
 
 
 def _read_streams(path: Path, header: dict[str, Any], offset: int) -> list[np.ndarray]:
-    """The raw streams as one-dimensional arrays of their dtype, each checked before and after decoding."""
+    """The raw streams as flat arrays of their dtype, each checked before and after decoding."""
     expected = offset + sum(stream["coded"] for stream in header["streams"])
     data = path.read_bytes()
     if len(data) != expected:
@@ -260,9 +270,10 @@ def _take_parts(header: dict[str, Any], streams: list[np.ndarray]) -> list[Store
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The dequantised tensors, each in its template dtype, in the order of the state dict; and the metadata.
+    """The dequantised tensors in their template dtypes and original order, and the metadata.
 
-    Raises UserError, naming the file, when it is missing, cut, altered or written by another version.
+    Raises UserError, naming the file, when it is missing, cut, altered or written by another
+    version.
     """
     path = Path(path)
     tensors, metadata = read(path)

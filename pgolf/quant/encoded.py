@@ -1,4 +1,4 @@
-"""What a quantised tensor is made of, and how it becomes a tensor again. The loading side of every scheme."""
+"""What a quantised tensor is made of, and how it becomes a tensor again: all that loading needs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from torch import Tensor
 class Encoded:
     """One tensor as symbols and side information.
 
-    `decoder` is a key of DECODERS; `scheme` is the label people read ("gptq int6"); `shape` is the tensor's;
-    `parts` holds numpy arrays: for decoder "rows" the int8 `symbols` [rows, cols] and float16 `scales` [rows],
-    for decoder "plain" the `values` in the tensor's shape.
+    `decoder` is a key of DECODERS; `scheme` is the label people read ("gptq int6"); `shape` is the
+    tensor's; `parts` holds numpy arrays: for decoder "rows" the int8 `symbols` [rows, cols] and
+    float16 `scales` [rows], for decoder "plain" the `values` in the tensor's shape.
     """
 
     decoder: str
@@ -41,7 +41,7 @@ DECODERS: dict[str, Callable[[dict[str, np.ndarray]], Tensor]] = {
 
 
 def decode(encoded: Encoded) -> Tensor:
-    """The dequantised tensor in the encoded shape; float32 for rows, the stored dtype for plain values.
+    """The dequantised tensor; float32 for rows, the stored dtype for plain values.
 
     Raises ValueError when the decoder is unknown, a part is missing or a shape does not fit.
     """

@@ -1,8 +1,8 @@
 """GPTQ with a clip set by the row's standard deviation ("SDClip"), in float32.
 
-GPTQ: Frantar et al., 2022. The clip rule, the damping and the column order are those of the Parameter Golf
-records from PR 1394 on. The columns of the weight are rounded one after the other, the most active input
-first; the error of each is compensated in the columns that are still to come.
+GPTQ: Frantar et al., 2022. The clip rule, the damping and the column order are those of the
+Parameter Golf records from PR 1394 on. The columns of the weight are rounded one after the other,
+the most active input first; the error of each is compensated in the columns that are still to come.
 """
 
 import torch
@@ -12,13 +12,14 @@ DAMPING = 0.01
 """Share of the mean diagonal that is added to the diagonal of the Hessian."""
 
 MIN_SCALE = 1e-10
-"""Lower bound of a row scale before it is rounded to float16 (published; below float16's smallest value)."""
+"""Least row scale before the rounding to float16 (published; float16 makes it zero)."""
 
 
 def row_scales(weight: Tensor, *, clip_sigmas: float, bits: int) -> Tensor:
     """The step of every row: `clip_sigmas` standard deviations are spread over the positive levels.
 
-    `weight` float32 [rows, cols]; returns float16 [rows]. Raises ValueError when a step exceeds float16.
+    `weight` float32 [rows, cols]; returns float16 [rows]. Raises ValueError when a step exceeds
+    float16.
     """
     levels = 2 ** (bits - 1) - 1
     scales = (clip_sigmas * weight.std(dim=1) / levels).clamp_min(MIN_SCALE).half()
@@ -28,7 +29,7 @@ def row_scales(weight: Tensor, *, clip_sigmas: float, bits: int) -> Tensor:
 
 
 def safe_steps(scales: Tensor) -> Tensor:
-    """float16 scales as float32 divisors; a zero step (a row of zeros) divides by one and so gives zeros."""
+    """float16 scales as float32 divisors; a zero step (a row of zeros) becomes one: all zeros."""
     steps = scales.float()
     return torch.where(steps == 0, torch.ones_like(steps), steps)
 
@@ -43,7 +44,8 @@ def gptq_quantise(
         hessian: [cols, cols], symmetric, X^T X of the inputs up to a factor.
         clip_sigmas: standard deviations of a row that reach the outermost level.
         bits: 2 to 8; symbols lie in +-(2^(bits-1) - 1).
-        block_size: columns whose corrections to later columns are applied together; changes speed only.
+        block_size: columns whose corrections to later columns are applied together; changes speed
+            only.
 
     Returns:
         symbols int8 [rows, cols] in the original column order, scales float16 [rows];
@@ -63,9 +65,7 @@ def gptq_quantise(
     for start in range(0, len(columns), block_size):
         stop = min(start + block_size, len(columns))
         block = slice(start, stop)
-        errors = _quantise_block(
-            columns[block], upper[block, block], steps, levels, symbols[block]
-        )
+        errors = _quantise_block(columns[block], upper[block, block], steps, levels, symbols[block])
         columns[stop:] -= upper[block, stop:].t() @ errors
     return symbols[torch.argsort(order)].t().contiguous(), scales
 
@@ -75,8 +75,8 @@ def _check(weight: Tensor, hessian: Tensor) -> None:
         raise ValueError(f"GPTQ needs a matrix of two or more columns, not {tuple(weight.shape)}.")
     if hessian.shape != (weight.shape[1], weight.shape[1]):
         raise ValueError(
-            f"the Hessian has shape {tuple(hessian.shape)}, but a weight of {tuple(weight.shape)} needs "
-            f"{(weight.shape[1], weight.shape[1])}."
+            f"the Hessian has shape {tuple(hessian.shape)}, but a weight of "
+            f"{tuple(weight.shape)} needs {(weight.shape[1], weight.shape[1])}."
         )
     if not torch.isfinite(weight).all():
         raise ValueError("the weight holds values that are not finite.")
@@ -85,9 +85,10 @@ def _check(weight: Tensor, hessian: Tensor) -> None:
 
 
 def _prepare(hessian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Column order int64 [cols], dead inputs bool [cols], upper Cholesky factor of the inverse [cols, cols].
+    """Column order int64 [cols], dead inputs bool [cols], upper factor of the inverse [cols, cols].
 
-    The factor is in the permuted order. An input that was always zero is dead: its diagonal becomes one.
+    The factor is in the permuted order. An input that was always zero is dead: its diagonal becomes
+    one.
     """
     hessian = hessian.float().clone()
     diagonal = hessian.diagonal()
@@ -107,7 +108,8 @@ def _prepare(hessian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _quantise_block(
     columns: Tensor, upper: Tensor, steps: Tensor, levels: int, symbols: Tensor
 ) -> Tensor:
-    """Round the columns of one block in order, correcting those to come; returns errors [block, rows].
+    """Round the columns of one block in order, correcting those to come; returns errors [block,
+    rows].
 
     `columns` float32 [block, rows] is used up; `symbols` int8 [block, rows] receives the result.
     """

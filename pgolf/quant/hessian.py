@@ -1,9 +1,10 @@
 """Hessian calibration: what GPTQ has to know about the inputs of every weight matrix.
 
-For a linear map y = W x with rows of inputs X [tokens, in_features], the layer-wise loss of a changed
-weight is tr(E H E^T) with H = X^T X (Frantar et al., 2022, "GPTQ"). As in the published record scripts
-(PR 1394 and later) H is the sum over every call in every batch, divided by the number of batches, in
-float32; a layer that depth recurrence runs three times contributes three times.
+For a linear map y = W x with rows of inputs X [tokens, in_features], the layer-wise loss of a
+changed weight is tr(E H E^T) with H = X^T X (Frantar et al., 2022, "GPTQ"). As in the published
+record scripts (PR 1394 and later) H is the sum over every call in every batch, divided by the
+number of batches, in float32; a layer that depth recurrence runs three times contributes three
+times.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,16 +20,18 @@ from pgolf.errors import UserError
 class HessianCollector:
     """Context manager that listens to `sites` through forward pre-hooks and sums X^T X.
 
-    Sites that name the same module share one hook. Sites whose modules receive the same tensor object one
-    after the other (query, key and value read one block input) share the matrix product, and the result.
-    The hooks only read their inputs; they are removed when the block ends, also after an error.
+    Sites that name the same module share one hook. Sites whose modules receive the same tensor
+    object one after the other (query, key and value read one block input) share the matrix product,
+    and the result. The hooks only read their inputs; they are removed when the block ends, also
+    after an error.
     """
 
     def __init__(self, sites: dict[str, nn.Module]):
         self._sites = sites
         self._modules = {id(module): module for module in sites.values()}
         self._sums: dict[int, Tensor] = {}
-        # The serial numbers of the products that make up a module's sum: equal lists mean equal sums.
+        # The serial numbers of the products that make up a module's sum: equal lists mean equal
+        # sums.
         self._products: dict[int, list[int]] = {key: [] for key in self._modules}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._latest: tuple[Tensor, int, Tensor] | None = None
@@ -48,7 +51,9 @@ class HessianCollector:
     def _hook(self, key: int) -> Callable[[nn.Module, tuple[object, ...]], None]:
         def listen(module: nn.Module, inputs: tuple[object, ...]) -> None:
             if not inputs or not isinstance(inputs[0], Tensor):
-                raise TypeError(f"calibration site {self._names(key)[0]} was called without a tensor.")
+                raise TypeError(
+                    f"calibration site {self._names(key)[0]} was called without a tensor."
+                )
             self._add(key, inputs[0])
 
         return listen
@@ -91,7 +96,9 @@ class HessianCollector:
         Raises UserError naming a site that no batch reached.
         """
         if num_batches < 1:
-            raise UserError("calibration saw no batch: quant.calibration_batches must be 1 or more.")
+            raise UserError(
+                "calibration saw no batch: quant.calibration_batches must be 1 or more."
+            )
         shared: dict[tuple[int, ...], Tensor] = {}
         hessians: dict[str, Tensor] = {}
         for name, module in self._sites.items():
@@ -120,8 +127,10 @@ def collect_hessians(
     """Run the calibration batches and return the Hessian of every site.
 
     Args:
-        sites: weight name -> module whose first positional input X [..., in_features] multiplies it.
-        run_batches: one callable a batch; each runs the model forward (gradients are switched off here).
+        sites: weight name -> module whose first positional input X [..., in_features] multiplies
+            it.
+        run_batches: one callable a batch; each runs the model forward (gradients are switched off
+            here).
         console: where progress is shown.
         reduce: mean over the ranks, in place. None keeps this rank's own statistics, as published.
 

@@ -1,7 +1,7 @@
 """Quantisation schemes: each turns one tensor into symbols and side information.
 
-A scheme is a configuration node. To add one, write a class with the members of `Scheme` and, when its parts
-need new arithmetic at load time, a decoder in `pgolf.quant.encoded`.
+A scheme is a configuration node. To add one, write a class with the members of `Scheme` and, when
+its parts need new arithmetic at load time, a decoder in `pgolf.quant.encoded`.
 """
 
 import math
@@ -53,7 +53,7 @@ class Scheme(Protocol):
 
 
 def gaussian_entropy(step_sigmas: float, levels: int) -> float:
-    """Bits per symbol of clamp(round(x / step), +-levels) for Gaussian x with step in standard deviations."""
+    """Bits per symbol of clamp(round(x / step), +-levels), x standard normal."""
 
     def below(edge: float) -> float:
         return 0.5 * math.erfc(-edge * step_sigmas / math.sqrt(2))
@@ -78,8 +78,8 @@ class Gptq:
 
     Args:
         bits: 2 to 8 bits a symbol.
-        clip_sigmas: standard deviations of a row that reach the outermost level; larger means coarser
-            steps and fewer bytes after the entropy coder.
+        clip_sigmas: standard deviations of a row that reach the outermost level; larger means
+            coarser steps and fewer bytes after the entropy coder.
         block_size: columns handled together; changes the speed only.
     """
 
@@ -103,7 +103,9 @@ class Gptq:
     def quantise(self, weight: Tensor, hessian: Tensor | None) -> Encoded:
         """Encode `weight` [rows, cols] with `hessian` [cols, cols]."""
         if hessian is None:
-            raise ValueError(f"{self.label} needs the Hessian of the inputs, and none was collected.")
+            raise ValueError(
+                f"{self.label} needs the Hessian of the inputs, and none was collected."
+            )
         symbols, scales = gptq_quantise(
             weight,
             hessian,
@@ -118,16 +120,17 @@ class Gptq:
         return decode(encoded)
 
     def cost(self, shape: tuple[int, ...]) -> Cost:
-        """Entropy of a clipped Gaussian at this step: exact for Gaussian rows, near for trained ones."""
+        """Entropy of a clipped Gaussian: exact for Gaussian rows, near for trained ones."""
         levels = 2 ** (self.bits - 1) - 1
         entropy = gaussian_entropy(self.clip_sigmas / levels, levels)
         return Cost(entropy, 8, 2 * shape[0])
 
 
 class Int8Rows:
-    """Symmetric int8 with one float16 scale a row, the largest value of the row at 127; no calibration.
+    """Symmetric int8 with one float16 scale a row, its largest value at 127; no calibration.
 
-    The record scripts store their gates so (PR 1736: gates of 1,024 elements and more; PR 1787: 32 and more).
+    The record scripts store their gates so (PR 1736: gates of 1,024 elements and more; PR 1787: 32
+    and more).
 
     Args:
         min_elements: smaller tensors are kept in half precision.
@@ -183,7 +186,9 @@ class Half:
         _check_finite(weight)
         values = weight.detach().half()
         if not torch.isfinite(values).all():
-            raise ValueError("a value exceeds the range of float16; use pgolf.quant.schemes.Float32.")
+            raise ValueError(
+                "a value exceeds the range of float16; use pgolf.quant.schemes.Float32."
+            )
         return Encoded("plain", self.label, tuple(weight.shape), {"values": values.cpu().numpy()})
 
     def dequantise(self, encoded: Encoded) -> Tensor:
