@@ -124,7 +124,7 @@ def _base_problem(found: Found) -> str:
         f"{group.label}: {', '.join(str(run.directory) for run in group.runs)}"
         for group in make_groups(found.groups())
     )
-    return f"BASE must be runs that differ by their seed alone, but holds several recipes: {listing}"
+    return f"BASE must hold one recipe (runs that differ by seed alone), but has: {listing}"
 
 
 def render(base: Group, comparisons: list[Comparison], margin: float) -> str:

@@ -204,11 +204,9 @@ def _documents(
                 return None, "the runs did not score the same documents"
             if not np.array_equal(one.num_bytes, first.num_bytes):
                 return None, "the runs count different bytes for the same documents"
-    nats = [
-        _mean_nats(group, side) for group, side in zip((base, candidate), sides, strict=True)
-    ]
+    left, right = _mean_nats(base, sides[0]), _mean_nats(candidate, sides[1])
     try:
-        return statistics.bootstrap_documents(*nats, first.num_bytes, replicates), None
+        return statistics.bootstrap_documents(left, right, first.num_bytes, replicates), None
     except ValueError as error:
         return None, str(error)
 
@@ -218,7 +216,8 @@ def _mean_nats(group: Group, side: list[Documents]) -> np.ndarray:
     by_seed: dict[int, list[np.ndarray]] = {}
     for run, documents in zip(group.runs, side, strict=True):
         by_seed.setdefault(run.seed, []).append(documents.nats["final"])
-    return np.mean([np.mean(repeats, axis=0) for repeats in by_seed.values()], axis=0)
+    seeds = np.stack([np.stack(repeats).mean(axis=0) for repeats in by_seed.values()])
+    return np.asarray(seeds.mean(axis=0))
 
 
 def _spread(values: list[float]) -> float | None:

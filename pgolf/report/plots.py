@@ -160,7 +160,7 @@ def planned_budget(config: dict[str, Any], limit: str) -> float | None:
     """The limit `max_steps` or `max_seconds` of the training, None where there is none."""
     train = config.get("train")
     value = train.get(limit) if isinstance(train, dict) else None
-    return float(value) if _number(value) else None
+    return float(value) if value is not None and _number(value) else None
 
 
 def planned_scale(config: dict[str, Any], fraction: np.ndarray) -> np.ndarray | None:
@@ -172,9 +172,10 @@ def planned_scale(config: dict[str, Any], fraction: np.ndarray) -> np.ndarray | 
     node = config["train"].get("schedule")
     if not isinstance(node, dict) or not str(node.get("_target_")).endswith(".Warmdown"):
         return None
-    length, floor = node.get("fraction"), node.get("floor")
-    if not (_number(length) and _number(floor)) or not length:
+    given = node.get("fraction"), node.get("floor")
+    if not all(_number(value) for value in given) or not given[0]:
         return None
+    length, floor = float(given[0]), float(given[1] or 0.0)
     falling = np.maximum((1.0 - fraction) / length, floor)
     return np.where(fraction < 1.0 - length, 1.0, falling)
 

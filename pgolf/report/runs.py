@@ -56,9 +56,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name a person gave, else the experiment, else the folder's name."""
-        candidates = (self.identity.get("name"), self.summary.get("experiment"))
-        return next((str(one) for one in candidates if one), self.directory.name)
+        """The name a person gave, else the experiment, else the folder's name without the seed."""
+        for one in (self.identity.get("name"), self.summary.get("experiment")):
+            if one and one != "none":
+                return str(one)
+        return self.directory.name.removesuffix(f"-seed{self.seed}")
 
     @property
     def val_bpb(self) -> float:
@@ -205,7 +207,7 @@ def _require_numbers(directory: Path, summary: dict[str, Any]) -> None:
     }
     for key, value in needed.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
+        if value is None or not number or not math.isfinite(value):
             raise UserError(f"{directory / 'summary.json'}: {key} is {value!r}, not a number.")
         if key.startswith("stages.") and value <= 0:
             raise UserError(f"{directory / 'summary.json'}: {key} is {value}, not positive.")

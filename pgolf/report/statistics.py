@@ -4,6 +4,7 @@ One sign everywhere: gain = base - candidate, in the unit of the values given (n
 bits per byte), so a positive gain means that the candidate is better.
 """
 
+import importlib
 import math
 import types
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ MARGIN_NATS = 0.005
 
 def _scipy_stats() -> types.ModuleType:
     try:
-        from scipy import stats
+        stats = importlib.import_module("scipy.stats")
     except ImportError as error:
         raise UserError(
             "statistics need scipy, which is not installed: pip install 'pgolf[report]'"
