@@ -1,0 +1,113 @@
+"""From nodes to objects. One node is one constructor call; `_partial_: true` gives a functools.partial.
+
+This is all of `hydra.utils.instantiate` that pgolf uses, written out so that worker processes do not
+import Hydra, parts are plain objects and plain partials, and an error names the node it came from.
+"""
+
+import functools
+import traceback
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, get_origin
+
+from pgolf.app.digest import is_absent
+from pgolf.app.signature import TargetProblem, is_node, locate, signature_of
+from pgolf.errors import UserError
+
+if TYPE_CHECKING:
+    from pgolf.run import Recipe
+
+PARTS = ("data", "model", "optim", "train", "quant", "ttt", "audit")
+REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, NotImplementedError)
+
+
+class BuildError(UserError):
+    """A constructor refused its arguments. `key` is the dotted key of its node, `reason` what it said."""
+
+    exit_status = 2
+
+    def __init__(self, key: str, reason: str):
+        self.key, self.reason = key, reason
+        super().__init__(f"{key}: {reason}")
+
+
+def recipe(config: dict[str, Any]) -> "Recipe":
+    """The recipe that `pgolf.run.execute` carries out, from a resolved configuration."""
+    from pgolf.run import Recipe
+
+    parts = {key: build(config[key], key) for key in PARTS}
+    return Recipe(name=config["name"], seed=config["seed"], kernels=config["kernels"], **parts)
+
+
+def build(value: Any, key: str) -> Any:
+    """Construct what a plain value describes, nested nodes first; an absent node gives None.
+
+    `key` is its dotted key, for errors. Raises BuildError for a target that is not allowed and for a
+    constructor that raises.
+    """
+    if is_absent(value):
+        return None
+    if is_node(value):
+        return _construct(value, key)
+    if isinstance(value, dict):
+        return {name: build(child, f"{key}.{name}") for name, child in value.items()}
+    if isinstance(value, list):
+        return [build(child, f"{key}[{index}]") for index, child in enumerate(value)]
+    return value
+
+
+def _construct(node: dict[str, Any], key: str) -> Any:
+    try:
+        target = locate(node["_target_"])
+    except TargetProblem as problem:
+        raise BuildError(key, str(problem)) from problem
+    annotations = signature_of(target).arguments
+    arguments = {
+        name: _as_annotated(build(child, f"{key}.{name}"), annotations.get(name))
+        for name, child in node.items()
+        if not name.startswith("_")
+    }
+    if node.get("_partial_"):
+        return functools.partial(target, **arguments)
+    with blaming(node, key):
+        return target(**arguments)
+
+
+def _as_annotated(value: Any, annotation: Any) -> Any:
+    """YAML has lists alone; an argument that is annotated as a tuple gets a tuple."""
+    wants_tuple = annotation is tuple or get_origin(annotation) is tuple
+    return tuple(value) if wants_tuple and isinstance(value, list) else value
+
+
+class blaming:
+    """Turn what constructors raise inside the block into BuildError with the key of the innermost node.
+
+    A partial is called long after it was made, so the node is found by the code that was running.
+    """
+
+    def __init__(self, node: Any, key: str):
+        self.node, self.key = node, key
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Translate the errors that a configuration can cause; let all others through."""
+        if isinstance(error, BuildError) or not isinstance(error, REFUSALS):
+            return
+        owners = {_code(target): key for key, target in _targets(self.node, self.key)}
+        running = [owners[frame.f_code] for frame, _ in traceback.walk_tb(trace) if frame.f_code in owners]
+        reason = str(error) if str(error) else type(error).__name__
+        raise BuildError(running[-1] if running else self.key, reason) from error
+
+
+def _targets(value: Any, key: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    if is_node(value):
+        yield key, locate(value["_target_"])
+    if isinstance(value, dict):
+        for name, child in value.items():
+            yield from _targets(child, f"{key}.{name}")
+
+
+def _code(target: Callable[..., Any]) -> Any:
+    function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    return getattr(function, "__code__", target)

@@ -1,0 +1,134 @@
+"""Refuse a command line before any work: every problem of every job, as sentences."""
+
+import json
+import re
+from typing import Any
+
+from pgolf.app.compose import Job
+from pgolf.app.digest import config_hash, is_absent
+from pgolf.app.explain import Refusal
+from pgolf.app.schema import NO_VALUE, Problem, check, value_at
+from pgolf.app.signature import TargetProblem, closest, did_you_mean, is_node, locate, signature_of
+from pgolf.errors import ConfigError
+
+
+def require_valid(jobs: list[Job]) -> None:
+    """Raise ConfigError with every problem of every job; a problem that jobs share is told once."""
+    problems: dict[str, None] = {}
+    seen: set[str] = set()
+    for job in jobs:
+        key = config_hash(job.config | {"seed": 0})
+        if job.refusals or key not in seen:
+            problems.update(dict.fromkeys(problems_of(job)))
+            seen.add(key)
+    if problems:
+        raise ConfigError(list(problems))
+
+
+def problems_of(job: Job) -> list[str]:
+    """The problems of one job: what Hydra refused, what the signatures and the constructors refuse."""
+    sentences = [_refusal(refusal, job) for refusal in job.refusals]
+    if not job.config:
+        return sentences
+    unresolved = [Problem(key, NO_VALUE, message) for key, message in job.unresolved]
+    silent = {problem.key for problem in unresolved}
+    found = unresolved + [problem for problem in check(job.config) if problem.key not in silent]
+    if not any(problem.key.partition(".")[0] in ("seed", "paths") for problem in found):
+        from pgolf.app.dry import dry_build
+
+        found += dry_build(job.config, frozenset(problem.key.partition(".")[0] for problem in found))
+    return sentences + [_sentence(problem, job) for problem in found]
+
+
+def _sentence(problem: Problem, job: Job) -> str:
+    if problem.value is NO_VALUE:
+        origin = job.origins.find(problem.key) or job.origins.find_nearest(problem.key.rpartition(".")[0])
+        return f"{problem.key} is missing{_in_brackets(origin)}: {problem.message}"
+    if is_node(problem.value):
+        return f"{problem.key}: {problem.message}{_in_brackets(_settings(problem, job))}"
+    return f"{_setting(problem.key, problem.value, job)}: {problem.message}"
+
+
+def _setting(key: str, value: Any, job: Job) -> str:
+    text = json.dumps(value) if isinstance(value, bool | None | list | dict) else value
+    return f"{key} = {text}{_in_brackets(job.origins.find_nearest(key))}"
+
+
+def _settings(problem: Problem, job: Job) -> str:
+    """The settings that a constructor's complaint mentions by name, in its node or in one above."""
+    found = []
+    for word in dict.fromkeys(re.findall(r"[A-Za-z_]+", problem.message)):
+        above = problem.key
+        while above:
+            node = value_at(job.config, above)
+            if isinstance(node, dict) and word in node and not isinstance(node[word], dict):
+                found.append(_setting(f"{above}.{word}", node[word], job))
+                break
+            above = above.rpartition(".")[0]
+    return "; ".join(found) or job.origins.find_nearest(problem.key)
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def _refusal(refusal: Refusal, job: Job) -> str:
+    if refusal.unknown is None:
+        return refusal.sentence
+    key, config = refusal.unknown.replace("/", "."), job.config
+    parent, above = _deepest(config, key)
+    prefix = f"{above}." if above else ""
+    name, dot, rest = key.removeprefix(prefix).partition(".")
+    if is_absent(parent):
+        group = above.replace(".", "/")
+        return f"{refusal.sentence}: {above} is absent. Choose a part with {group}={_options(job, group)}"
+    if is_node(parent) and name in _arguments(parent):
+        return f"{refusal.sentence}: no file sets it, but {parent['_target_']} takes it. Write +{refusal.override}"
+    names = [one for one in parent if not str(one).startswith("_")] if isinstance(parent, dict) else []
+    names += _arguments(parent)
+    close = closest(name, names)
+    mended = [f"{prefix}{one}{dot}{rest}" for one in close] or _same_end(key, config)
+    accepted = f" {above or 'The configuration'} has {', '.join(sorted(set(names)))}" if names else ""
+    return f"{refusal.sentence}{did_you_mean(mended) or '.'}{accepted}"
+
+
+def _options(job: Job, group: str) -> str:
+    return "|".join(one for one in job.options(group) if one != "none") or "..."
+
+
+def _same_end(key: str, config: dict[str, Any]) -> list[str]:
+    """The keys, anywhere, whose last name is close to the last name of `key`."""
+    keys = _keys(config)
+    close = closest(key.rpartition(".")[2], [one.rpartition(".")[2] for one in keys])
+    return [one for one in keys if one.rpartition(".")[2] in close][:3]
+
+
+def _deepest(config: dict[str, Any], key: str) -> tuple[Any, str]:
+    """The deepest existing node above a key, and its dotted key."""
+    node: Any = config
+    above: list[str] = []
+    for name in key.split(".")[:-1]:
+        if not isinstance(node, dict) or name not in node:
+            break
+        node, above = node[name], [*above, name]
+    return node, ".".join(above)
+
+
+def _arguments(node: Any) -> list[str]:
+    if not is_node(node):
+        return []
+    try:
+        return list(signature_of(locate(node["_target_"])).arguments)
+    except TargetProblem:
+        return []
+
+
+def _keys(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    keys = []
+    for name, child in node.items():
+        if name.startswith("_"):
+            continue
+        keys += [f"{prefix}{name}", *_keys(child, f"{prefix}{name}.")]
+    return keys

@@ -1,0 +1,101 @@
+"""The command line: verbs, and the Hydra application that trains and scores."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from pgolf import __version__
+from pgolf.app.verbs import SUMMARIES
+from pgolf.errors import ConfigError, UserError
+
+HYDRA_SHOWS = ("help", "hydra_help", "cfg", "info", "shell_completion")
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its status."""
+    arguments = sys.argv[1:]
+    try:
+        if arguments == ["--version"]:
+            print(f"pgolf {__version__}")
+            status = 0
+        elif arguments and arguments[0] in SUMMARIES:
+            verb = importlib.import_module(f"pgolf.app.verbs.{arguments[0]}")
+            status = int(verb.main(arguments[1:]))
+        else:
+            status = application(arguments)
+    except UserError as error:
+        status = refuse(error)
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+def refuse(error: UserError) -> int:
+    """Print what the user can mend, once under torchrun, and give the exit status."""
+    if os.environ.get("RANK", "0") == "0":
+        if isinstance(error, ConfigError):
+            number = len(error.problems)
+            print(f"pgolf: {number} problem{'s' * (number > 1)} in the configuration; nothing was started.", file=sys.stderr)
+            for problem in error.problems:
+                print(f"  - {problem}", file=sys.stderr)
+        else:
+            print(f"pgolf: {error}", file=sys.stderr)
+    return error.exit_status
+
+
+def application(arguments: list[str]) -> int:
+    """`pgolf [overrides]`: refuse a wrong command line, then let Hydra start the job or the sweep."""
+    from hydra._internal.utils import get_args_parser
+
+    options = get_args_parser().parse_args(arguments)
+    if any(getattr(options, name) for name in HYDRA_SHOWS):
+        _hydra()
+        return 0
+    _refuse_words(options.overrides)
+    multirun = bool(options.multirun)
+    if multirun and "LOCAL_RANK" in os.environ:
+        raise UserError(
+            "a sweep cannot run under torchrun: start it as `pgolf --multirun ...`; "
+            "every job then gets launch.nproc processes of its own."
+        )
+    from pgolf.app import check, compose, sweep
+
+    directory = compose.resolve_directory(options.config_path)
+    with compose.composer(options.config_dir, directory, options.config_name or "config") as composer:
+        jobs = composer.jobs(options.overrides, multirun)
+    check.require_valid(jobs)
+    if not multirun:
+        _hydra()
+        return 0
+    planned = sweep.plan(jobs)
+    return sweep.finish(planned, _hydra_status())
+
+
+def _refuse_words(overrides: list[str]) -> None:
+    for word in overrides:
+        if "=" not in word and not word.startswith("~"):
+            from pgolf.app.signature import nearest
+
+            raise ConfigError(
+                [f"{word} (command line): neither key=value nor a verb{nearest(word, SUMMARIES) or '.'} The verbs are {', '.join(SUMMARIES)}"]
+            )
+
+
+def _hydra_status() -> int:
+    try:
+        _hydra()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+def _hydra() -> None:
+    import hydra
+
+    from pgolf.app.compose import config_directory
+    from pgolf.app.launch import task
+
+    decorate: Any = hydra.main(config_path=str(config_directory()), config_name="config", version_base="1.3")
+    decorate(task)()

@@ -1,0 +1,159 @@
+"""Compose every job of a command line before anything runs, and collect what is wrong in sentences.
+
+The same loader, search path and override grammar as hydra.main; it makes no directory.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pgolf.app.explain import Refusal, explain
+from pgolf.app.origin import Layer, Origins
+from pgolf.app.plain import experiment, job_config
+from pgolf.errors import UserError
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+
+
+@dataclass
+class Job:
+    """One composed job. `refusals` is what Hydra itself refused; `config` is what was left to check."""
+
+    overrides: list[str]
+    config: dict[str, Any]
+    experiment: str | None
+    directory: Path
+    origins: Origins
+    options: Callable[[str], list[str]] = list  # group -> its options
+    refusals: list[Refusal] = field(default_factory=list)
+    unresolved: list[tuple[str, str]] = field(default_factory=list)
+
+
+def config_directory() -> Path:
+    """The shipped configuration: inside the installed package, else the checkout's conf/."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def resolve_directory(config_path: str | None) -> Path:
+    """What Hydra's `--config-path` means: absolute, or relative to the file of the application."""
+    return Path(__file__).resolve().parent / config_path if config_path else config_directory()
+
+
+class Composer:
+    """Composes jobs from the shipped configuration and, first, the user's own `--config-dir`."""
+
+    def __init__(self, hydra: Hydra, config_name: str):
+        self.hydra, self.config_name = hydra, config_name
+
+    def jobs(self, overrides: list[str], multirun: bool) -> list[Job]:
+        """The jobs of a command line, in order: one, or every combination of a sweep.
+
+        Other sweepers than Hydra's own choose values while they run; for them the jobs cannot be
+        listed, and one job without the swept values stands for all.
+        """
+        legal, refusals = self._parse(overrides)
+        expanded = self._expand(legal) if multirun else [legal]
+        return [self._job(one, multirun, list(refusals)) for one in expanded]
+
+    def _parse(self, overrides: list[str]) -> tuple[list[str], list[Refusal]]:
+        legal, refusals = [], []
+        for override in overrides:
+            try:
+                OverridesParser.create().parse_overrides([override])
+                legal.append(override)
+            except HydraException as error:
+                refusals.append(explain(error, [override]))
+        return legal, refusals
+
+    def _expand(self, overrides: list[str]) -> list[list[str]]:
+        loader = self.hydra.config_loader
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+        fixed = [str(one.input_line) for one in parsed if one.is_hydra_override()]
+        try:
+            master = self.hydra.compose_config(self.config_name, fixed, RunMode.MULTIRUN)
+            sweeper = master.hydra.sweeper
+        except COMPOSITION_ERRORS:
+            sweeper = None  # refused again, and explained, when the job is composed
+        plain = [one for one in parsed if not one.is_hydra_override()]
+        if sweeper is None or not str(sweeper._target_).endswith(".BasicSweeper"):
+            return [fixed + [str(one.input_line) for one in plain if not one.is_sweep_override()]]
+        standing = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+        swept = OverridesParser.create(config_loader=loader).parse_overrides(standing) + plain
+        return [fixed + list(one) for batch in BasicSweeper.split_arguments(swept, None) for one in batch]
+
+    def _job(self, overrides: list[str], multirun: bool, refusals: list[Refusal]) -> Job:
+        remaining = list(overrides)
+        while True:
+            try:
+                composed = self.hydra.compose_config(self.config_name, remaining, RunMode.RUN)
+                break
+            except COMPOSITION_ERRORS as error:
+                refusal = explain(error, remaining)
+                refusals.append(refusal)
+                if refusal.override is None:
+                    return Job(overrides, {}, None, Path(), Origins([], []), refusals=refusals)
+                remaining.remove(refusal.override)
+        config, unresolved = job_config(composed)
+        directory = Path() if refusals or unresolved else _directory(composed, multirun)
+        origins = Origins(self._layers(remaining), _assignments(remaining, composed))
+        options = self.hydra.config_loader.get_group_options
+        return Job(overrides, config, experiment(composed), directory, origins, options, refusals, unresolved)
+
+    def _layers(self, overrides: list[str]) -> list[Layer]:
+        loader = self.hydra.config_loader
+        defaults = loader.compute_defaults_list(self.config_name, overrides, RunMode.RUN).defaults
+        roots = [Path(one.path) for one in loader.get_sources() if one.scheme() == "file"]
+        layers = []
+        for default in defaults:
+            path = default.config_path or ""
+            if path.startswith("hydra/"):
+                continue
+            name = path if path.endswith(".yaml") else f"{path}.yaml"
+            files = [root / name for root in roots if (root / name).is_file()]
+            layers += [Layer(files[0], default.package or "")] if files else []
+        return layers
+
+
+@contextmanager
+def composer(extra: str | None = None, directory: Path | None = None, name: str = "config") -> Iterator[Composer]:
+    """A composer for the block. `extra` is the user's `--config-dir`; UserError when it is not there."""
+    search_path = create_config_search_path(str(directory or config_directory()))
+    if extra is not None:
+        if not Path(extra).is_dir():
+            raise UserError(f"--config-dir {extra}: there is no such directory.")
+        anchor = SearchPathQuery(provider="schema")
+        search_path.prepend("command-line", f"file://{Path(extra).absolute()}", anchor)
+    GlobalHydra.instance().clear()
+    try:
+        yield Composer(Hydra.create_main_hydra2("pgolf", search_path), name)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _directory(composed: DictConfig, multirun: bool) -> Path:
+    if not multirun:
+        return Path(str(OmegaConf.select(composed, "hydra.run.dir"))).absolute()
+    sweep = OmegaConf.select(composed, "hydra.sweep.dir")
+    return Path(str(sweep)).absolute() / str(OmegaConf.select(composed, "hydra.sweep.subdir"))
+
+
+def _assignments(overrides: list[str], composed: DictConfig) -> list[str]:
+    groups = set(composed.hydra.runtime.choices)
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return [one.key_or_group for one in parsed if one.key_or_group not in groups]

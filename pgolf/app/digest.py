@@ -1,0 +1,79 @@
+"""What makes two runs the same: the semantic digest of a resolved configuration.
+
+Absent parts, tracking, paths and launching do not count, so an option that is absent changes no
+digest. The group digest leaves out the seed as well: the runs of one group are repetitions.
+"""
+
+import json
+from typing import Any
+
+from pgolf.files import sha256_bytes
+
+ABSENT_TARGET = "pgolf.absent.absent"
+BOOKKEEPING = frozenset(
+    {"name", "force", "fail_fast", "paths", "track", "launch", "hydra", "scale", "size", "experiment"}
+)
+SHORT = 8  # digits in the name of a directory
+
+
+def is_absent(node: Any) -> bool:
+    """Whether a node of a plain configuration names the absent part."""
+    return isinstance(node, dict) and node.get("_target_") == ABSENT_TARGET
+
+
+def semantic(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a resolved configuration that decides the result."""
+    kept = {key: value for key, value in config.items() if key not in BOOKKEEPING}
+    pruned: dict[str, Any] = _prune(kept)
+    return pruned
+
+
+def digest(config: dict[str, Any]) -> str:
+    """SHA-256 (64 hexadecimal digits) of the canonical JSON of the semantic part."""
+    return _hash(semantic(config))
+
+
+def group_digest(config: dict[str, Any]) -> str:
+    """The digest without the seed, nor nested `seed` keys that repeat it."""
+    return _hash(_without_seed(semantic(config), config.get("seed")))
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """SHA-256 of the whole resolved configuration, bookkeeping included."""
+    return _hash(config)
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return sha256_bytes(text.encode())
+
+
+def _prune(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {str(key): _prune(value) for key, value in node.items() if not is_absent(value)}
+    if isinstance(node, list | tuple):
+        return [_prune(value) for value in node]
+    if isinstance(node, float) and node.is_integer():
+        return int(node)  # 1 and 1.0 are the same setting
+    return node
+
+
+def _without_seed(node: Any, seed: Any) -> Any:
+    if isinstance(node, dict):
+        return {
+            key: _without_seed(value, seed)
+            for key, value in node.items()
+            if not (key == "seed" and value == seed)
+        }
+    if isinstance(node, list):
+        return [_without_seed(value, seed) for value in node]
+    return node
+
+
+def run_name(config: dict[str, Any]) -> str:
+    """`<name>-<group digest 8>-seed<seed>`: the directory of a run below its parent."""
+    return f"{_safe(config.get('name') or 'default')}-{group_digest(config)[:SHORT]}-seed{config.get('seed')}"
+
+
+def _safe(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)

@@ -1,0 +1,44 @@
+"""The dry build: every part constructed once, the model and its optimizer on the meta device.
+
+Constructors check what a type cannot say (a width that its heads do not divide); here their
+complaints become problems of the configuration, before any work.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from pgolf.app.build import PARTS, BuildError, blaming, build
+from pgolf.app.schema import Problem, value_at
+
+
+def dry_build(config: dict[str, Any], skip: frozenset[str] = frozenset()) -> list[Problem]:
+    """Build what can be built; problems of every part at once.
+
+    `skip` names the root keys that are known to be wrong already.
+    """
+    problems: list[Problem] = []
+    parts: dict[str, Any] = {}
+    for key in PARTS:
+        if key not in skip:
+            _attempt(problems, config, lambda key=key: parts.update({key: build(config[key], key)}))
+    if "model" in parts and "data" in parts:
+        _attempt(problems, config, lambda: _build_model(config, parts))
+    return problems
+
+
+def _build_model(config: dict[str, Any], parts: dict[str, Any]) -> None:
+    import torch
+
+    with torch.device("meta"):
+        with blaming(config["model"], "model"):
+            model = parts["model"](parts["data"].vocab_size, config["seed"])
+        if "optim" in parts:
+            with blaming(config["optim"], "optim"):
+                parts["optim"](model)
+
+
+def _attempt(problems: list[Problem], config: dict[str, Any], action: Callable[[], None]) -> None:
+    try:
+        action()
+    except BuildError as error:
+        problems.append(Problem(error.key, value_at(config, error.key), error.reason))
