@@ -1,1 +1,1 @@
-"""Corpus -> tokenizer -> shards -> loaders, with byte accounting and a manifest that is verified."""
+"""Corpus -> tokenizer -> shards -> loaders, with byte accounting and a verified manifest."""

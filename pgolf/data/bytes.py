@@ -63,14 +63,16 @@ class ByteTable:
     def from_pieces(cls, pieces: Iterable[tuple[str, Kind]], dummy_prefix: bool) -> "ByteTable":
         """The table of (surface, kind) pairs in id order.
 
-        UserError when no normal piece is a lone word mark: the encoder would then spell a space as the
-        three UTF-8 bytes of U+2581, and a model would be credited with bytes that are not in the text.
+        UserError when no normal piece is a lone word mark: the encoder would then spell a space as
+        the three UTF-8 bytes of U+2581, and a model would be credited with bytes that are not in
+        the text.
         """
         pieces = list(pieces)
         if (WORD_MARK, "normal") not in pieces:
             raise UserError(
-                f"the tokenizer has no piece for a lone space ({WORD_MARK!r}, U+2581), so spaces would be counted "
-                "as three bytes; train it again with U+2581 among its required characters."
+                f"the tokenizer has no piece for a lone space ({WORD_MARK!r}, U+2581), so spaces "
+                "would be counted as three bytes; train it again with U+2581 among its required "
+                "characters."
             )
         base_bytes = np.zeros(len(pieces), np.int32)
         leading_space = np.zeros(len(pieces), np.bool_)
@@ -87,7 +89,7 @@ class ByteTable:
     def token_bytes(
         self, previous: npt.NDArray[np.integer], current: npt.NDArray[np.integer]
     ) -> npt.NDArray[np.int32]:
-        """Bytes of original text that each token of `current` stands for, after `previous` (same shape)."""
+        """Bytes of original text of each token of `current`, after `previous` (same shape)."""
         counts_space = self.leading_space[current]
         if not self.space_after_boundary:
             counts_space = counts_space & ~self.is_boundary[previous]
@@ -110,11 +112,11 @@ def check_document_bytes(name: str, recorded: int, decoded: int, charged: int) -
     """
     if decoded != recorded:
         raise UserError(
-            f"document {name!r}: its tokens decode to {decoded} bytes of UTF-8 but the original has {recorded}; "
-            "the tokenizer does not round-trip this text."
+            f"document {name!r}: its tokens decode to {decoded} bytes of UTF-8 but the original "
+            f"has {recorded}; the tokenizer does not round-trip this text."
         )
     if charged != recorded:
         raise UserError(
-            f"document {name!r}: its tokens are charged {charged} bytes but the original has {recorded}; "
-            "bits per byte would be wrong by that ratio."
+            f"document {name!r}: its tokens are charged {charged} bytes but the original has "
+            f"{recorded}; bits per byte would be wrong by that ratio."
         )

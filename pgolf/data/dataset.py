@@ -34,7 +34,8 @@ class ValidationSet:
         tokens: uint16 [n]; each document is BOS and its tokens.
         token_bytes: int32 [n]; bytes of original text a token stands for (BOS: 0).
         document_starts: int64 [d]; index of each document's BOS.
-        document_bytes: int64 [d]; UTF-8 length of each original text, counted independently of the tokens.
+        document_bytes: int64 [d]; UTF-8 length of each original text, counted independently of the
+            tokens.
         names: one per document.
     """
 
@@ -45,12 +46,15 @@ class ValidationSet:
     names: list[str]
 
     def head(self, num_documents: int, max_tokens: int) -> "ValidationSet":
-        """The first `num_documents` documents, each cut to its first `max_tokens` tokens (BOS included).
+        """The first `num_documents` documents, each cut to `max_tokens` tokens (BOS included).
 
-        A cut document's bytes are the sum over its tokens; a whole document keeps its independent count.
+        A cut document's bytes are the sum over its tokens; a whole document keeps its independent
+        count.
         """
         if num_documents < 1 or max_tokens < 2:
-            raise ValueError("head needs at least 1 document of at least 2 tokens (BOS and one more)")
+            raise ValueError(
+                "head needs at least 1 document of at least 2 tokens (BOS and one more)"
+            )
         ends = np.append(self.document_starts[1:], len(self.tokens))[:num_documents]
         starts = self.document_starts[:num_documents]
         cuts = np.minimum(ends, starts + max_tokens)
@@ -104,8 +108,9 @@ class Dataset:
         starts = np.flatnonzero(tokens == self.bos_id).astype(np.int64)
         if len(tokens) != len(token_bytes) or len(starts) != len(entries):
             raise UserError(
-                f"the validation split of {self.directory} is inconsistent: {len(tokens)} tokens with {len(token_bytes)} "
-                f"byte counts, {len(starts)} BOS for {len(entries)} documents; delete it and prepare it again."
+                f"the validation split of {self.directory} is inconsistent: {len(tokens)} tokens "
+                f"with {len(token_bytes)} byte counts, {len(starts)} BOS for {len(entries)} "
+                "documents; delete it and prepare it again."
             )
         document_bytes = np.array([entry.bytes for entry in entries], np.int64)
         return ValidationSet(
@@ -134,7 +139,8 @@ class DataConfig:
         tokenizer: how the tokenizer is trained (on training documents only).
         val_fraction: share of the documents that is held out, chosen by the hash of the text.
         shard_tokens: tokens per shard file.
-        order: documents lie in the shards by hash (a shuffle without a seed) or as the source gave them.
+        order: documents lie in the shards by hash (a shuffle without a seed) or as the source gave
+            them.
     """
 
     def __init__(
@@ -189,11 +195,11 @@ class DataConfig:
         checks is a UserError: it is never repaired or overwritten silently.
         """
         directory = self.directory(root)
+        if directory.exists():  # No lock: what is there is whole, and may lie on a read-only disk.
+            return _reuse(directory, console)
         with preparation_lock(root, directory.name, console):
-            if directory.exists():
-                dataset = Dataset(directory)
-                console.say(f"Reusing the prepared data in {directory}.")
-                return dataset
+            if directory.exists():  # Another process made it while this one waited.
+                return _reuse(directory, console)
             console.say(f"Preparing {self.name} data in {directory}.")
             build(directory, self.source.gather(console), self.recipe(), self.tokenizer, console)
         dataset = Dataset(directory)
@@ -209,11 +215,19 @@ class DataConfig:
         return tokenizer
 
 
+def _reuse(directory: Path, console: Console) -> Dataset:
+    dataset = Dataset(directory)
+    console.say(f"Reusing the prepared data in {directory}.")
+    return dataset
+
+
 def _summary(manifest: dict[str, Any]) -> str:
     train, val = manifest["splits"]["train"], manifest["splits"]["val"]
-    skipped = ", ".join(f"{count} {reason}" for reason, count in manifest["skipped"].items() if count)
+    skipped = ", ".join(
+        f"{count} {reason}" for reason, count in manifest["skipped"].items() if count
+    )
     return (
-        f"Prepared {train['documents']} training documents ({train['tokens']} tokens, {train['bytes']} bytes) and "
-        f"{val['documents']} validation documents ({val['tokens']} tokens, {val['bytes']} bytes); "
-        f"left out: {skipped or 'none'}."
+        f"Prepared {train['documents']} training documents ({train['tokens']} tokens, "
+        f"{train['bytes']} bytes) and {val['documents']} validation documents ({val['tokens']} "
+        f"tokens, {val['bytes']} bytes); left out: {skipped or 'none'}."
     )

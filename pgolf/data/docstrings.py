@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterator
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-# Functions that attach documentation to objects written in C: torch._C._add_docstr, numpy's add_newdoc, ...
+# Functions that attach documentation to objects written in C, in torch and in numpy.
 ATTACHING_CALLS = ("add_docstr", "add_newdoc")
 
 
@@ -105,7 +105,7 @@ def _members(node: ast.expr) -> list[tuple[str, ast.expr]]:
 
 
 def _literal(node: ast.expr) -> str:
-    """The text of a string expression: constants, sums, `.format(...)` with its fields left as written."""
+    """The text of a string expression; fields of `.format(...)` and f-strings stay as written."""
     match node:
         case ast.Constant(value=str(text)):
             return text

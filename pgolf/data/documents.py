@@ -1,4 +1,4 @@
-"""Documents, where they come from, which are kept, and on which side of the split each one falls."""
+"""Documents: where they come from, which are kept, and on which side of the split they fall."""
 
 import hashlib
 from collections import Counter
@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 from pgolf.console import Console
 
-WORD_MARK = "\u2581"  # SentencePiece writes a space as this character, so it cannot tell the two apart.
+# SentencePiece writes a space as this character, so it cannot tell the two apart.
+WORD_MARK = "\u2581"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,10 @@ def sift(texts: Iterable[tuple[str, str]], min_characters: int) -> Gathered:
     return Gathered(kept, dict(sorted(skipped.items())))
 
 
-SPLIT_RULE = "validation when the first 64 bits of SHA-256(text), as a fraction of 2**64, are below val_fraction"
+SPLIT_RULE = (
+    "validation when the first 64 bits of SHA-256(text), as a fraction of 2**64, "
+    "are below val_fraction"
+)
 
 
 def in_validation(sha256: str, val_fraction: float) -> bool:
@@ -83,7 +87,7 @@ def in_validation(sha256: str, val_fraction: float) -> bool:
 def split(
     documents: Sequence[Document], val_fraction: float, order: str
 ) -> tuple[list[Document], list[Document]]:
-    """(training, validation) documents, ordered by hash (`order="hash"`) or as the source gave them.
+    """(training, validation) documents, by hash (`order="hash"`) or as the source gave them.
 
     Hash order is a shuffle without a seed: neighbours in a source are often about one subject, and
     a short training run that read them in that order would see one subject only.

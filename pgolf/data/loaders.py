@@ -1,7 +1,7 @@
 """Training batches out of token shards, exactly as the published record scripts draw them.
 
-Neither loader depends on the run's seed: the published data order is the same for every seed, and an
-ablation must see the same data. Both can be saved and resumed to the token.
+Neither loader depends on the run's seed: the published data order is the same for every seed, and
+an ablation must see the same data. Both can be saved and resumed to the token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,8 @@ class Batch(NamedTuple):
     Attributes:
         inputs: int64 [rows, T].
         targets: int64 [rows, T]; the token after each input.
-        cu_seqlens: int32 [segments + 1, padded] starts of the packed documents and T at the end; None when rows are not packed.
+        cu_seqlens: int32 [segments + 1, padded] starts of the packed documents and T at the end;
+            None when rows are not packed.
     """
 
     inputs: torch.Tensor
@@ -37,8 +38,9 @@ def build_cu_seqlens(
 ) -> torch.Tensor:
     """Segment boundaries of a packed row of `total` tokens, int32 [a multiple of `bucket`].
 
-    A document longer than `max_document_tokens` is cut into pieces of that length (0: never cut). The
-    end is repeated up to the bucket (zero-length segments), so that compiled graphs see few shapes.
+    A document longer than `max_document_tokens` is cut into pieces of that length (0: never cut).
+    The end is repeated up to the bucket (zero-length segments), so that compiled graphs see few
+    shapes.
     """
     starts = [int(position) for position in bos_positions]
     if not starts or starts[0] != 0:
@@ -64,16 +66,18 @@ def _check_state(state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     for key, value in expected.items():
         if state.get(key) != value:
             raise UserError(
-                f"the saved data position cannot be resumed: its {key} is {state.get(key)!r}, this run has {value!r}; "
-                "resume with the configuration and the data of the interrupted run."
+                f"the saved data position cannot be resumed: its {key} is {state.get(key)!r}, this "
+                f"run has {value!r}; resume with the configuration and the data of the interrupted "
+                "run."
             )
 
 
 class DocumentPackingLoader:
     """Consecutive documents packed into one row (published in #1736 and its relatives).
 
-    Every micro-step all ranks together read world_size spans of micro_batch_tokens + 1 tokens; spans do
-    not overlap, so a rank's last target is not the next rank's first input. When the current shard has
+    Every micro-step all ranks together read world_size spans of micro_batch_tokens + 1 tokens;
+    spans do not overlap, so a rank's last target is not the next rank's first input. When the
+    current shard has
     too little left, the next one begins at its first BOS: the tail of a document begun in the shard
     before, and the unread tail of the old shard, are not used.
 
@@ -83,9 +87,9 @@ class DocumentPackingLoader:
         micro_batch_tokens: inputs per rank and call.
         max_document_tokens: longer documents are cut into segments of this length (0: never).
         bucket: cu_seqlens is padded to a multiple of this.
-        spans_per_fit: the "does it fit in this shard" test covers this many spans and is made once for
-            all of them; None is the published world_size. With 8 and one rank, eight calls see exactly
-            the spans of one call on eight ranks, near shard ends too.
+        spans_per_fit: the "does it fit in this shard" test covers this many spans and is made once
+            for all of them; None is the published world_size. With 8 and one rank, eight calls see
+            exactly the spans of one call on eight ranks, near shard ends too.
     """
 
     def __init__(
@@ -121,8 +125,9 @@ class DocumentPackingLoader:
         longest = max(shard_length(path) for path in self.files)
         if longest < spans * self.span:
             raise UserError(
-                f"no training shard is long enough: {spans} spans of {self.span} tokens are read together, the longest "
-                f"shard has {longest} tokens; lower the batch (train.micro_batch_tokens) or raise data.shard_tokens."
+                f"no training shard is long enough: {spans} spans of {self.span} tokens are read "
+                f"together, the longest shard has {longest} tokens; lower the batch "
+                "(train.micro_batch_tokens) or raise data.shard_tokens."
             )
 
     def _open(self, shard: int) -> None:
@@ -139,12 +144,12 @@ class DocumentPackingLoader:
                 self.epoch += 1
             self._open((self.shard + 1) % len(self.files))
         raise UserError(
-            f"no training shard has {needed} tokens after its first BOS: lower the batch (train.micro_batch_tokens) "
-            "or raise data.shard_tokens."
+            f"no training shard has {needed} tokens after its first BOS: lower the batch "
+            "(train.micro_batch_tokens) or raise data.shard_tokens."
         )
 
     def next(self) -> Batch:
-        """The next micro-batch of this rank: inputs and targets [1, micro_batch_tokens], cu_seqlens."""
+        """The next micro-batch of this rank; inputs and targets are [1, micro_batch_tokens]."""
         if self._calls % self.calls_per_fit == 0:
             self._advance_until_it_fits()
         self._calls += 1
@@ -182,7 +187,7 @@ class DocumentPackingLoader:
         return self._identity() | position
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state` was taken. UserError when it belongs to other data or another shape."""
+        """Continue where `state` was taken. UserError when it belongs to another run's data."""
         _check_state(state, self._identity())
         self._open(int(state["shard"]))
         self.epoch, self.cursor = int(state["epoch"]), int(state["cursor"])
@@ -190,7 +195,7 @@ class DocumentPackingLoader:
 
 
 class _ShardReader:
-    """Shards in memory with their BOS positions; the next one is read while the current one is used."""
+    """Shards in memory with their BOS positions; the next is read while the current is used."""
 
     def __init__(self, files: Sequence[Path]):
         self.files = files
@@ -198,7 +203,7 @@ class _ShardReader:
         self._pending: dict[int, Future[tuple[Tokens, npt.NDArray[np.int64]]]] = {}
 
     def open(self, shard: int) -> tuple[Tokens, npt.NDArray[np.int64]]:
-        """Tokens uint16 [n] and sorted BOS positions int64. UserError when damaged or without BOS."""
+        """Tokens uint16 [n], sorted BOS positions int64. UserError when damaged or without BOS."""
         pending = self._pending.pop(shard, None)
         loaded = self._load(shard) if pending is None else pending.result()
         following = (shard + 1) % len(self.files)
@@ -210,17 +215,18 @@ class _ShardReader:
         bos = np.flatnonzero(tokens == BOS_ID)
         if len(bos) == 0:
             raise UserError(
-                f"the shard {self.files[shard]} has no document start (id {BOS_ID}), so documents cannot be packed; "
-                "prepare the data with BOS before each document."
+                f"the shard {self.files[shard]} has no document start (id {BOS_ID}), so documents "
+                "cannot be packed; prepare the data with BOS before each document."
             )
         return tokens, bos
 
 
 class ShuffledSequenceLoader:
-    """Fixed-length sequences in random order (published in the older scripts; calibration everywhere).
+    """Fixed-length sequences in random order (older published scripts; calibration everywhere).
 
-    Each rank owns every world_size-th shard and a generator PCG64(rank). A shard's sequences begin at a
-    random phase and are drawn without repetition; shards are drawn in proportion to what they have left.
+    Each rank owns every world_size-th shard and a generator PCG64(rank). A shard's sequences begin
+    at a random phase and are drawn without repetition; shards are drawn in proportion to what they
+    have left.
 
     Args:
         files: token shards, used in lexicographic order.
@@ -241,13 +247,14 @@ class ShuffledSequenceLoader:
         every_file = _sorted_files(files, world_size, rank)
         if sequence_tokens < 1 or micro_batch_tokens < 1 or micro_batch_tokens % sequence_tokens:
             raise ValueError(
-                f"micro_batch_tokens={micro_batch_tokens} must be a positive multiple of sequence_tokens={sequence_tokens}"
+                f"micro_batch_tokens={micro_batch_tokens} must be a positive multiple of "
+                f"sequence_tokens={sequence_tokens}"
             )
         self.files = every_file[rank::world_size]
         if not self.files:
             raise UserError(
-                f"rank {rank} of {world_size} owns no training shard: there are only {len(every_file)}; "
-                "lower data.shard_tokens or use fewer ranks."
+                f"rank {rank} of {world_size} owns no training shard: there are only "
+                f"{len(every_file)}; lower data.shard_tokens or use fewer ranks."
             )
         self.world_size, self.rank = world_size, rank
         self.sequence_tokens = sequence_tokens
@@ -258,8 +265,8 @@ class ShuffledSequenceLoader:
         self._draw_order()
         if not any(len(starts) for starts in self.starts):
             raise UserError(
-                f"no training shard of rank {rank} holds a sequence of {sequence_tokens + 1} tokens; "
-                "shorten the sequences or raise data.shard_tokens."
+                f"no training shard of rank {rank} holds a sequence of {sequence_tokens + 1} "
+                "tokens; shorten the sequences or raise data.shard_tokens."
             )
 
     def _draw_order(self) -> None:
@@ -275,7 +282,7 @@ class ShuffledSequenceLoader:
         self._left = np.array([len(starts) for starts in self.starts], np.float64)
 
     def next(self) -> Batch:
-        """The next micro-batch: inputs and targets [micro_batch_tokens / sequence_tokens, sequence_tokens]."""
+        """The next micro-batch; inputs and targets are [rows, sequence_tokens]."""
         rows = np.empty((self.rows, self.sequence_tokens + 1), np.int64)
         for row in rows:
             total = self._left.sum()
@@ -315,7 +322,7 @@ class ShuffledSequenceLoader:
         return self._identity() | position
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state` was taken. UserError when it belongs to other data or another shape."""
+        """Continue where `state` was taken. UserError when it belongs to another run's data."""
         _check_state(state, self._identity())
         self._generator.bit_generator.state = state["before_order"]
         self._draw_order()

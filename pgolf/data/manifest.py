@@ -57,7 +57,10 @@ def read_documents(directory: Path) -> list[Entry]:
             try:
                 entries.append(Entry(**json.loads(line)))
             except (ValueError, TypeError) as error:
-                raise UserError(f"{path}, line {number} is damaged ({error}); delete {directory} and prepare it again.") from error
+                raise UserError(
+                    f"{path}, line {number} is damaged ({error}); delete {directory} and prepare "
+                    "it again."
+                ) from error
     return entries
 
 
@@ -67,8 +70,9 @@ def refuse_overlap(entries: Sequence[Entry]) -> None:
     for entry in entries:
         if entry.split == "val" and entry.sha256 in training:
             raise UserError(
-                f"validation document {entry.name!r} is also the training document {training[entry.sha256]!r} "
-                f"(SHA-256 {entry.sha256[:16]}...): a score on it would be worthless; remove one of them."
+                f"validation document {entry.name!r} is also the training document "
+                f"{training[entry.sha256]!r} (SHA-256 {entry.sha256[:16]}...): a score on it would "
+                "be worthless; remove one of them."
             )
 
 
@@ -84,7 +88,7 @@ def split_totals(entries: Sequence[Entry], split: str, files: Sequence[Path]) ->
 
 
 def write_manifest(directory: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Add the hash and size of every file of `directory`, and the digest over all of it; write manifest.json."""
+    """Write manifest.json: `content`, hash and size of every file, and a digest over it all."""
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(directory.iterdir())
@@ -97,19 +101,24 @@ def write_manifest(directory: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Read manifest.json and check its digest; UserError when it is missing, edited or of another format."""
+    """Read manifest.json; UserError when it is missing, edited or of another format."""
     path = directory / MANIFEST
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UserError(f"{path} is not a manifest of format {FORMAT}; delete {directory} and prepare it again.")
+        raise UserError(
+            f"{path} is not a manifest of format {FORMAT}; delete {directory} and prepare it again."
+        )
     content = {key: value for key, value in manifest.items() if key != "digest"}
     if canonical_digest(content) != manifest.get("digest"):
-        raise UserError(f"{path} does not match its own digest: it was edited or damaged; delete {directory} and prepare it again.")
+        raise UserError(
+            f"{path} does not match its own digest: it was edited or damaged; delete {directory} "
+            "and prepare it again."
+        )
     return manifest
 
 
 def check_sizes(directory: Path, manifest: dict[str, Any]) -> None:
-    """The cheap check: every file is there with the size the manifest gives, every shard header agrees.
+    """The cheap check: every file has the size of the manifest, every shard header agrees.
 
     UserError names the first file that does not.
     """
@@ -120,10 +129,13 @@ def check_sizes(directory: Path, manifest: dict[str, Any]) -> None:
         size = path.stat().st_size
         if size != expected["bytes"]:
             raise UserError(
-                f"{path} has {size} bytes, its manifest says {expected['bytes']}; "
-                f"delete {directory} and prepare it again."
+                f"{path} has {size} bytes, its manifest says {expected['bytes']}; delete "
+                f"{directory} and prepare it again."
             )
     for split, totals in manifest["splits"].items():
         tokens = sum(shard_length(directory / name) for name in totals["files"])
         if tokens != totals["tokens"]:
-            raise UserError(f"the {split} shards of {directory} hold {tokens} tokens, the manifest says {totals['tokens']}.")
+            raise UserError(
+                f"the {split} shards of {directory} hold {tokens} tokens, the manifest says "
+                f"{totals['tokens']}."
+            )

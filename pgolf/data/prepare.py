@@ -1,4 +1,4 @@
-"""Building a prepared directory: gather, split, train the tokenizer, encode, write, check, rename."""
+"""Building a prepared directory: split, train the tokenizer, encode, check, write, rename."""
 
 import contextlib
 import fcntl
@@ -36,7 +36,9 @@ def preparation_lock(root: Path, name: str, console: Console) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         file = open(root / f".{name}.lock", "w")  # noqa: SIM115 (closed by the with below)
     except OSError as error:
-        raise UserError(f"cannot write in {root} (paths.data): {error.strerror or error}.") from error
+        raise UserError(
+            f"cannot write in {root} (paths.data): {error.strerror or error}."
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,11 +59,13 @@ def build(
 
     Args:
         gathered: the documents of the source.
-        recipe: what identifies the result: keys name, source, tokenizer, val_fraction, shard_tokens, order.
+        recipe: what identifies the result: keys name, source, tokenizer, val_fraction,
+            shard_tokens, order.
         trainer: how to train the tokenizer.
 
-    Call it under `preparation_lock`: an older temporary directory was left by a killed process and is removed.
-    Raises UserError when a split is empty, a document does not round-trip, or byte counts differ.
+    Call it under `preparation_lock`: an older temporary directory was left by a killed process and
+    is removed. Raises UserError when a split is empty, a document does not round-trip, or byte
+    counts differ.
     """
     training, validation = split(gathered.documents, recipe["val_fraction"], recipe["order"])
     for documents, what in ((training, "training"), (validation, "validation")):
@@ -102,7 +106,10 @@ def build(
         os.replace(temporary, directory)
         _sync_directory(directory.parent)
     except OSError as error:
-        raise UserError(f"cannot write {directory}: {error.strerror or error}. Free some space or set paths.data.") from error
+        raise UserError(
+            f"cannot write {directory}: {error.strerror or error}. Free some space or set "
+            "paths.data."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -146,7 +153,10 @@ class _Encoder:
             document.name, document.num_bytes, len(text.encode()), int(charged.sum())
         )
         if text != document.text:
-            raise UserError(f"document {document.name!r} does not survive encoding and decoding by the tokenizer.")
+            raise UserError(
+                f"document {document.name!r} does not survive encoding and decoding by the "
+                "tokenizer."
+            )
         return charged
 
 

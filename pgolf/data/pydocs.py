@@ -1,8 +1,9 @@
-"""The embedded corpus: the documentation that every installation carries, gathered without a download.
+"""The embedded corpus: the documentation that every installation carries. No download.
 
 Files are parsed, never imported: importing half of a standard library has side effects and takes
 minutes. One document is one module (its docstring, then each class and function that has one), one
-object whose documentation is attached at run time (`torch.abs`), or one topic of the language reference.
+object whose documentation is attached at run time (`torch.abs`), or one topic of the language
+reference.
 """
 
 import importlib.metadata
@@ -21,8 +22,10 @@ from pgolf.errors import UserError
 
 GATHERER_VERSION = 1  # Raise it whenever the same installation would give other documents.
 SKIPPED_FOLDERS = frozenset(
-    "test tests idle_test test_module lib2to3 site-packages dist-packages _vendor vendored_templates "
-    "__pycache__".split()
+    [
+        *("test", "tests", "idle_test", "test_module", "lib2to3"),
+        *("site-packages", "dist-packages", "_vendor", "vendored_templates", "__pycache__"),
+    ]
 )
 
 
@@ -40,7 +43,7 @@ class PythonDocs:
     ):
         if not packages and not standard_library:
             raise ValueError("packages is empty and standard_library is false: no document is left")
-        self.packages = sorted(packages)
+        self.packages = sorted(set(packages))
         self.standard_library = standard_library
         self.min_characters = min_characters
 
@@ -90,19 +93,27 @@ class PythonDocs:
 
 
 def _version(package: str) -> str:
+    """Version of the distribution that brings a package; most, but not all, share its name."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError as error:
-        raise UserError(
-            f"data.source.packages names {package!r}, which is not installed: install it or remove it from the list."
-        ) from error
+        owners = importlib.metadata.packages_distributions().get(package)
+        if not owners:
+            raise UserError(
+                f"data.source.packages names {package!r}, which is not installed: install it or "
+                "remove it from the list."
+            ) from error
+        return "+".join(importlib.metadata.version(owner) for owner in sorted(set(owners)))
 
 
 def _package_root(package: str) -> Path:
     """The folder of an installed package, found without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None or not spec.origin.endswith("__init__.py"):
-        raise UserError(f"data.source.packages names {package!r}, which is not an installed package with Python files.")
+        raise UserError(
+            f"data.source.packages names {package!r}, which is not an installed package with "
+            "Python files."
+        )
     return Path(spec.origin).parent
 
 

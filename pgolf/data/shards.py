@@ -1,6 +1,7 @@
-"""The published shard container: 256 int32 of header, then uint16 values. Tokens and byte counts alike.
+"""The published shard container, for tokens and for byte counts: a header, then uint16 values.
 
-Header: word 0 = 20240520, word 1 = 1 (version), word 2 = number of values, the rest 0. Little-endian.
+Header: 256 int32; word 0 = 20240520, word 1 = 1 (version), word 2 = number of values, the rest 0.
+All little-endian.
 Documents follow one another, each begun by BOS; a document may go on in the next shard.
 """
 
@@ -31,7 +32,7 @@ def write_shard(path: Path, values: npt.NDArray[np.integer]) -> None:
 
 
 def shard_length(path: Path) -> int:
-    """Number of values, after checking magic, version and file size. UserError says what is wrong."""
+    """Number of values, after checking magic, version and size. UserError says what is wrong."""
     try:
         with open(path, "rb") as file:
             raw = file.read(HEADER_BYTES)
@@ -39,18 +40,29 @@ def shard_length(path: Path) -> int:
     except OSError as error:
         raise UserError(f"cannot read the shard {path}: {error.strerror or error}.") from error
     if len(raw) < HEADER_BYTES:
-        raise UserError(f"the shard {path} is truncated: it has {size} bytes, less than a header of {HEADER_BYTES}.")
+        raise UserError(
+            f"the shard {path} is truncated: it has {size} bytes, less than a header of "
+            f"{HEADER_BYTES}."
+        )
     magic, version, length = (int(word) for word in np.frombuffer(raw, "<i4", 3))
     if not any(raw):
-        raise UserError(f"the shard {path} is filled with zeros: its storage or its download did not finish.")
+        raise UserError(
+            f"the shard {path} is filled with zeros: its storage or its download did not finish."
+        )
     if magic != MAGIC:
-        raise UserError(f"{path} is not a token shard: it begins with {magic}, a shard begins with {MAGIC}.")
+        raise UserError(
+            f"{path} is not a token shard: it begins with {magic}, a shard begins with {MAGIC}."
+        )
     if version != VERSION:
-        raise UserError(f"the shard {path} has version {version}; only version {VERSION} can be read.")
+        raise UserError(
+            f"the shard {path} has version {version}; only version {VERSION} can be read."
+        )
     expected = HEADER_BYTES + 2 * length
     if length < 0 or size != expected:
         what = "is truncated" if size < expected else "is too long"
-        raise UserError(f"the shard {path} {what}: it has {size} bytes, its header promises {expected}.")
+        raise UserError(
+            f"the shard {path} {what}: it has {size} bytes, its header promises {expected}."
+        )
     return length
 
 
@@ -65,12 +77,14 @@ def read_shard(path: Path) -> Tokens:
         return np.zeros(0, np.uint16)
     values = np.memmap(path, "<u2", "r", HEADER_BYTES, (length,))
     if length > 1 and not values[-1024:].any():
-        raise UserError(f"the shard {path} ends in zeros: its storage or its download did not finish.")
+        raise UserError(
+            f"the shard {path} ends in zeros: its storage or its download did not finish."
+        )
     return values
 
 
 class ShardWriter:
-    """Write a stream of values as `<prefix>_%06d.bin` files of exactly `shard_tokens` values (the last: what is left)."""
+    """Write a stream as `<prefix>_%06d.bin` files of `shard_tokens` values; the last holds the rest."""
 
     def __init__(self, directory: Path, prefix: str, shard_tokens: int):
         self.directory, self.prefix, self.shard_tokens = directory, prefix, shard_tokens

@@ -14,7 +14,7 @@ from pgolf.errors import UserError
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 SMALLEST_VOCABULARY = 4 + 256 + 2  # Special ids, byte pieces, a space and a line break.
-# The trainer drops whole sentences that hold one of these: NUL and its own markers (U+2047, U+2585).
+# The trainer drops whole sentences that hold NUL or one of its own markers.
 UNTRAINABLE = frozenset("\0\u2047\u2585")
 
 
@@ -33,8 +33,8 @@ class Tokenizer:
             raise UserError(f"{origin} is not a SentencePiece model ({error}).") from error
         if self.processor.bos_id() != BOS_ID:
             raise UserError(
-                f"{origin} has BOS id {self.processor.bos_id()}; documents are delimited by id {BOS_ID}, "
-                "so train the tokenizer with bos_id=1."
+                f"{origin} has BOS id {self.processor.bos_id()}; documents are delimited by id "
+                f"{BOS_ID}, so train the tokenizer with bos_id=1."
             )
         self.model = model
         self.vocab_size: int = self.processor.vocab_size()
@@ -81,7 +81,8 @@ class SentencePieceTokenizer:
 
     Args:
         vocab_size: number of ids, at most 65,535 (shards hold uint16).
-        sample_characters: train on about this much text, taken from the front of the training split.
+        sample_characters: train on about this much text, taken from the front of the training
+            split.
         chunk_characters: documents are cut into chunks of this length for training, because the
             trainer drops long sentences; encoding is not affected.
         character_coverage: fraction of the sample's characters that get a piece of their own.
@@ -110,13 +111,14 @@ class SentencePieceTokenizer:
 
     def identity(self) -> dict[str, Any]:
         """JSON values that determine the model, given the training documents."""
-        return {"kind": "sentencepiece_bpe", "sentencepiece": sentencepiece.__version__} | vars(self)
+        version = sentencepiece.__version__
+        return {"kind": "sentencepiece_bpe", "sentencepiece": version} | vars(self)
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
         """Train on the front of `texts`, which must be training documents only.
 
-        One thread, no sampling inside the trainer: the same texts give the same model, byte for byte.
-        UserError when the text is too small for the vocabulary.
+        One thread, no sampling inside the trainer: the same texts give the same model, byte for
+        byte. UserError when the text is too small for the vocabulary.
         """
         sink = io.BytesIO()
         try:
@@ -143,8 +145,8 @@ class SentencePieceTokenizer:
             )
         except (RuntimeError, OSError) as error:
             raise UserError(
-                f"data.tokenizer.vocab_size={self.vocab_size}: SentencePiece could not train on these "
-                f"documents; a smaller vocabulary or more text is needed ({error})."
+                f"data.tokenizer.vocab_size={self.vocab_size}: SentencePiece could not train on "
+                f"these documents; a smaller vocabulary or more text is needed ({error})."
             ) from error
         return Tokenizer(sink.getvalue())
 

@@ -20,7 +20,7 @@ SHARED = CHECKOUT.parent / "shared" / "golden" / "open"
 
 
 def golden(pattern: str) -> list[Path]:
-    """Reference files: the committed subset, and all of them where the shared folder lies beside the checkout."""
+    """Reference files: the committed subset, and all where shared/ lies beside the checkout."""
     found = {path.name: path for path in COMMITTED.glob(pattern)}
     found |= {path.name: path for path in SHARED.glob(pattern)}
     assert found, f"no reference file {pattern}"
@@ -31,7 +31,7 @@ def case(path: Path, directory: Path):
     """(arrays, configuration, shard files) of one reference file."""
     arrays = np.load(path)
     config = json.loads(str(arrays["meta_json"]))
-    files = []
+    files: list[Path] = []
     while f"shard{len(files)}" in arrays:
         files.append(directory / f"train_{len(files):06d}.bin")
         write_shard(files[-1], arrays[f"shard{len(files) - 1}"])
