@@ -113,7 +113,7 @@ def choose_groups(left: Found, right: Found) -> tuple[Group, list[Group]]:
     candidate_groups = Found(others, []).groups()
     # A repetition of the base recipe elsewhere is a candidate with the same digest.
     named = make_groups({"": base_runs, **candidate_groups})
-    return Group(base_digest, named[0].label.split("@")[0], base_runs), named[1:]
+    return Group(base_digest, base_runs[0].name, base_runs), named[1:]
 
 
 def _base_problem(found: Found) -> str:
@@ -140,9 +140,7 @@ def render(base: Group, comparisons: list[Comparison], margin: float) -> str:
             column = _group_column(one.candidate, one.bytes_per_token)
             columns.append(column + _result_column(one))
         labels = [*_GROUP_LABELS, *(label.format(margin=margin) for label in _RESULT_LABELS)]
-        rows = [
-            list(row) for row in zip(labels, *columns, strict=True) if set(row[1:]) - {"-", ""}
-        ]
+        rows = [list(row) for row in zip(labels, *columns, strict=True) if set(row[1:]) - {"-", ""}]
         headers = ["", f"{base.label} (base)", *[one.candidate.label for one in shown]]
         parts.append(text_table(headers, rows))
     parts.append(_legend(margin, len(comparisons)))

@@ -115,9 +115,7 @@ def compare_groups(
     )
 
 
-def verdicts(
-    any_gain: statistics.TestResult, margin_gain: statistics.TestResult
-) -> dict[str, str]:
+def verdicts(any_gain: statistics.TestResult, margin_gain: statistics.TestResult) -> dict[str, str]:
     """The two named policies: `readme` (margin, p < 0.01) and `as_applied` (any gain, p < 0.25)."""
     return {
         "readme": _verdict(margin_gain.p, README_ALPHA),

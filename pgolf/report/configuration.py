@@ -59,9 +59,7 @@ def group_digest(config: Mapping[str, Any]) -> str:
 
     The same rule as the one that names run directories (a test holds the two together).
     """
-    text = json.dumps(
-        recipe_of(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    )
+    text = json.dumps(recipe_of(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return sha256_bytes(text.encode())
 
 
