@@ -51,7 +51,7 @@ def write_code_archive(
 
 
 def artifact_bytes(weight_path: Path, code_path: Path, limit_bytes: int) -> dict[str, int | bool]:
-    """The byte account, from the sizes on disk: weights + code against the limit (decimal bytes)."""
+    """The byte account from the sizes on disk: weights + code against the limit (decimal bytes)."""
     weight_bytes, code_bytes = (Path(path).stat().st_size for path in (weight_path, code_path))
     total_bytes = weight_bytes + code_bytes
     return {

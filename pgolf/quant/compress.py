@@ -165,7 +165,7 @@ class Compressor:
         if choice.scheme.needs_hessian and hessian is None:
             raise UserError(
                 f"tensor {choice.name} ({choice.scheme.label}) needs a Hessian and none was "
-                "collected: add its module to the model's calibration_sites(), or choose quant=int8."
+                "collected: add its module to calibration_sites() of the model, or use quant=int8."
             )
         try:
             return choice.scheme.quantise(
@@ -225,10 +225,9 @@ class Compressor:
     ) -> list[dict[str, Any]]:
         """Expected bytes of every tensor and of the header: an estimate, no weights are looked at.
 
-        Symbols are taken as clipped Gaussian noise, coded at the coder's measured overhead; scales
-        and float16 values are counted in full. Rows: {tensor, role, scheme, bits (per element, with
-        scales),
-        elements, estimated_bytes, estimate: True}. Tensors without a role are counted as float16.
+        Symbols are taken as clipped Gaussian noise, coded at the coder's measured overhead; row
+        scales are counted in full. Rows: {tensor, role, scheme, bits (per element, with
+        scales), elements, estimated_bytes, estimate: True}. Tensors without a role are counted as float16.
         """
         overhead = CODERS[self.coder].overhead
         rows = []

@@ -235,7 +235,7 @@ def _read_streams(path: Path, header: dict[str, Any], offset: int) -> list[np.nd
 
 
 def read(path: Path) -> tuple[list[StoredTensor], dict[str, Any]]:
-    """The stored tensors (symbols and side information) and the metadata; UserError when damaged."""
+    """Stored tensors (symbols and side information) and metadata; UserError when damaged."""
     path = Path(path)
     header, offset = read_header(path)
     try:

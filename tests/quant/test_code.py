@@ -1,0 +1,185 @@
+"""The code archive: deterministic, importable on its own, no larger than it has to be."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from pgolf.errors import UserError
+from pgolf.quant import container
+from pgolf.quant.code import artifact_bytes, reachable_modules, strip_source, write_code_archive
+from pgolf.quant.container import StoredTensor
+from pgolf.quant.schemes import Half, Int8Rows
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+LOAD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import pgolf
+assert pgolf.__file__.startswith(sys.argv[1]), pgolf.__file__
+import torch
+from pgolf.quant import container
+state, metadata = container.load(sys.argv[2])
+expected = torch.load(sys.argv[3], weights_only=True)
+assert list(state) == list(expected)
+assert all(torch.equal(state[name], expected[name]) for name in expected)
+assert metadata == {"step": 1}
+foreign = [
+    name for name, module in sys.modules.items()
+    if name.split(".")[0] == "pgolf" and not module.__file__.startswith(sys.argv[1])
+]
+assert not foreign, foreign
+print("loaded", len(state))
+"""
+
+IMPORT_ALL = """
+import importlib, sys, zipfile
+sys.path.insert(0, sys.argv[1])
+for name in sorted(zipfile.ZipFile(sys.argv[1]).namelist()):
+    module = name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    loaded = importlib.import_module(module)
+    assert loaded.__file__.startswith(sys.argv[1]), loaded.__file__
+"""
+
+
+def isolated(script: str, *arguments: Path, cwd: Path) -> str:
+    """Run a script in a fresh interpreter that ignores the environment and the current directory."""
+    command = [sys.executable, "-I", "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_an_artifact_loads_with_the_archive_alone(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix, gains = torch.randn(9, 7, generator=generator), torch.randn(5, generator=generator)
+    tensors = [
+        StoredTensor("a.weight", "matrix", "float32", Int8Rows().quantise(matrix, None)),
+        StoredTensor("gains", "scalar", "float32", Half().quantise(gains, None)),
+    ]
+    artifact, archive, expected = (tmp_path / name for name in ("a.pgolf", "code.zip", "e.pt"))
+    container.write(artifact, tensors, {"step": 1}, coder="brotli")
+    torch.save(container.load(artifact)[0], expected)
+    size = write_code_archive(archive)
+    assert size == archive.stat().st_size
+    assert isolated(LOAD, archive, artifact, expected, cwd=tmp_path).strip() == "loaded 2"
+
+
+def test_every_module_of_the_archive_imports_from_it(tmp_path: Path) -> None:
+    archive = tmp_path / "code.zip"
+    write_code_archive(archive)
+    isolated(IMPORT_ALL, archive, cwd=tmp_path)
+
+
+def test_the_archive_holds_what_scoring_needs_and_not_the_rest(tmp_path: Path) -> None:
+    names = set(reachable_modules(CHECKOUT, ["pgolf.quant.container"]))
+    assert {"pgolf", "pgolf.errors", "pgolf.files", "pgolf.quant", "pgolf.quant.coders"} <= names
+    assert "pgolf.quant.gptq" not in names and "pgolf.quant.compress" not in names
+    write_code_archive(tmp_path / "code.zip")
+    files = zipfile.ZipFile(tmp_path / "code.zip").namelist()
+    assert "pgolf/model/gpt.py" in files and "pgolf/score/scorer.py" in files
+    for folder in ("app", "train", "report", "audit"):
+        assert not any(name.startswith(f"pgolf/{folder}/") for name in files), folder
+
+
+def test_same_sources_same_bytes(tmp_path: Path) -> None:
+    write_code_archive(tmp_path / "a.zip")
+    write_code_archive(tmp_path / "b.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def write_package(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = root / "pgolf" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_imports_are_followed_in_every_form(tmp_path: Path) -> None:
+    write_package(
+        tmp_path,
+        {
+            "__init__.py": "",
+            "start/__init__.py": "from . import here",
+            "start/here.py": "from ..other import thing, Name\nimport numpy, pgolf.plain",
+            "other/__init__.py": "",
+            "other/thing.py": "def late():\n    from pgolf.later import value\n    return value",
+            "plain.py": "",
+            "later.py": "value = 1",
+            "typing_only.py": "",
+            "unused.py": "",
+            "hints.py": (
+                "from typing import TYPE_CHECKING\n"
+                "if TYPE_CHECKING:\n    from pgolf import typing_only\n"
+            ),
+        },
+    )
+    found = set(reachable_modules(tmp_path, ["pgolf.start", "pgolf.hints"]))
+    assert found == {
+        "pgolf",
+        "pgolf.start",
+        "pgolf.start.here",
+        "pgolf.other",
+        "pgolf.other.thing",
+        "pgolf.plain",
+        "pgolf.later",
+        "pgolf.hints",
+    }
+
+
+def test_an_unknown_entry_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"pgolf\.nowhere"):
+        write_code_archive(tmp_path / "code.zip", entries=["pgolf.nowhere"])
+    assert not (tmp_path / "code.zip").exists()
+
+
+def test_stripping_keeps_the_program() -> None:
+    source = (
+        '"""Docstring."""\n'
+        "import os  # comment\n"
+        "class Empty(Exception):\n"
+        '    """Only a docstring."""\n'
+        "class Full:\n"
+        "    value: int = 3\n"
+        '    """About value."""\n'
+        "    def method(self) -> str:\n"
+        '        """Doc."""\n'
+        '        return "kept string"\n'
+    )
+    stripped = strip_source(source)
+    assert "ocstring" not in stripped and "comment" not in stripped and "About" not in stripped
+    assert "kept string" in stripped
+    space: dict[str, object] = {}
+    exec(compile(stripped, "stripped", "exec"), space)
+    assert space["Full"]().method() == "kept string"  # type: ignore[operator]
+    assert issubclass(space["Empty"], Exception)  # type: ignore[arg-type]
+
+
+def test_stripped_modules_equal_their_sources_but_for_strings() -> None:
+    for path in reachable_modules(CHECKOUT, ["pgolf.quant.container"]).values():
+        once = strip_source(path.read_text("utf-8"))
+        assert strip_source(once) == once
+        before, after = ast.parse(path.read_text("utf-8")), ast.parse(once)
+        statements = [type(node) for node in ast.walk(before) if isinstance(node, ast.stmt)]
+        kept = [type(node) for node in ast.walk(after) if isinstance(node, ast.stmt)]
+        removed = statements.count(ast.Expr) - kept.count(ast.Expr)
+        assert len(statements) - len(kept) == removed - kept.count(ast.Pass)
+
+
+def test_byte_account(tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(b"x" * 700)
+    (tmp_path / "c").write_bytes(b"x" * 300)
+    assert artifact_bytes(tmp_path / "w", tmp_path / "c", 1000) == {
+        "weight_bytes": 700,
+        "code_bytes": 300,
+        "total_bytes": 1000,
+        "limit_bytes": 1000,
+        "margin_bytes": 0,
+        "fits": True,
+    }
+    assert artifact_bytes(tmp_path / "w", tmp_path / "c", 999)["fits"] is False
