@@ -79,7 +79,7 @@ def _number(value: Any) -> bool:
 
 def training_loss(groups: list[Group], path: Path) -> Path | None:
     """Training loss over steps, one colour per group, one line per seed."""
-    drawing, (axes,) = new_figure(8.0, 4.2)
+    drawing, (axes,) = new_figure(8.0 if len(groups) <= 5 else 10.5, 4.2)
     drawn = False
     lowest, highest = math.inf, -math.inf
     for index, group in enumerate(groups):
@@ -94,6 +94,7 @@ def training_loss(groups: list[Group], path: Path) -> Path | None:
                 steps,
                 losses,
                 color=COLOURS[index % len(COLOURS)],
+                linestyle="-" if index < len(COLOURS) else "--",
                 linewidth=1.3,
                 alpha=1.0 if order == 0 else 0.45,
                 label=f"{group.label} ({_plural(len(group.runs), 'run')})" if order == 0 else None,
@@ -105,7 +106,10 @@ def training_loss(groups: list[Group], path: Path) -> Path | None:
     axes.set_xlabel("step")
     axes.set_ylabel("training loss, nats per token")
     _title(axes, "Training loss (the first 5 % of the steps may lie above the frame)")
-    axes.legend(frameon=False, fontsize=9)
+    if len(groups) <= 5:
+        axes.legend(frameon=False, fontsize=9)
+    else:
+        drawing.legend(frameon=False, fontsize=8, loc="outside right upper")
     return save(drawing, path)
 
 
@@ -317,7 +321,7 @@ def artifact_bytes(groups: list[Group], path: Path) -> Path | None:
     widest = max(limit, float(np.max(weights + code)))
     for row, size in enumerate(sizes):
         end = float(weights[row] + code[row])
-        place = end if end < 0.5 * limit else max(end, limit)
+        place = end if end < 0.25 * limit else max(end, limit)
         axes.annotate(
             _share(size),
             (place, row),
@@ -328,7 +332,7 @@ def artifact_bytes(groups: list[Group], path: Path) -> Path | None:
         )
     if limit:
         axes.axvline(limit, color=COLOURS[1], linewidth=1.8, label=f"limit {limit:g} MB")
-    axes.set_xlim(0, 1.5 * widest)
+    axes.set_xlim(0, 1.75 * widest)
     axes.grid(False, axis="y")
     axes.set_xlabel("megabytes (1 MB = 1,000,000 bytes), largest seed of each group")
     drawing.legend(frameon=False, fontsize=9, ncols=3, loc="outside lower center")
@@ -356,9 +360,10 @@ def group_bpb(groups: list[Group], path: Path) -> Path:
             every.extend([sample.low, sample.high])
         axes.plot([sample.mean] * 2, [index - 0.22, index + 0.22], color=colour, linewidth=2.2)
         axes.plot(values, [index] * len(values), "o", color=colour, ms=6, mec="white", mew=0.8)
-        spread = f" ± {sample.std:.5f}" if sample.std is not None else ", one seed: no interval"
+        spread = f" ± {sample.std:.5f}" if sample.std is not None else ""
+        count = f"n={sample.n}" if sample.n > 1 else "n=1, no interval"
         axes.annotate(
-            f"{sample.mean:.5f}{spread} (n={sample.n})",
+            f"{sample.mean:.5f}{spread} ({count})",
             (sample.mean, index + 0.24),
             textcoords="offset points",
             xytext=(0, 2),

@@ -90,7 +90,7 @@ def fake_run(
     return directory
 
 
-def fake_scores(seed: int, bpb: float, num_documents: int) -> dict[str, np.ndarray]:
+def fake_scores(seed: int, bpb: float, num_documents: int) -> dict[str, Any]:
     """Per-document arrays; document sizes do not depend on the seed, difficulties hardly."""
     shared, own = np.random.default_rng(7), np.random.default_rng(seed)
     num_bytes = np.maximum(40, shared.lognormal(7.3, 1.1, num_documents)).astype(np.int64)
