@@ -226,13 +226,19 @@ def _p(value: float | None) -> str:
 def _legend(margin: float, candidates: int) -> str:
     lines = [
         "gain = base - candidate: positive means that the candidate is better.",
-        "p (Welch, one-sided): the chance of a gain this large if the true gain were 0 (or the "
-        "margin).",
-        f"readme: p (gain >= {margin} nats) < {README_ALPHA}.  "
-        f"as_applied: p (gain > 0) < {AS_APPLIED_ALPHA}.",
+        (
+            "p (Welch, one-sided): the chance of a gain this large if the true gain were 0 (or the "
+            "margin)."
+        ),
+        (
+            f"readme: p (gain >= {margin} nats) < {README_ALPHA}.  "
+            f"as_applied: p (gain > 0) < {AS_APPLIED_ALPHA}."
+        ),
         "The document interval speaks about other documents, the seed interval about other seeds.",
-        "detectable gain: the true gain above the bar (0, or the margin) that these seeds would "
-        f"show\n  in 80 of 100 tries at p < {README_ALPHA}.",
+        (
+            "detectable gain: the true gain above the bar (0, or the margin) that these seeds would "
+            f"show\n  in 80 of 100 tries at p < {README_ALPHA}."
+        ),
     ]
     if candidates > 1:
         lines.append(
@@ -246,8 +252,10 @@ def _notes(base: Group, one: Comparison) -> str:
     ratio = one.bytes_per_token
     lines = [
         f"{base.label} -> {one.candidate.label}",
-        f"  1 token = {ratio:.6f} bytes, so 0.005 nats per token = "
-        f"{statistics.MARGIN_NATS / math.log(2) / ratio:.6f} bits per byte",
+        (
+            f"  1 token = {ratio:.6f} bytes, so 0.005 nats per token = "
+            f"{statistics.MARGIN_NATS / math.log(2) / ratio:.6f} bits per byte"
+        ),
     ]
     for test in (one.any_gain, one.paired):
         if test.reason:

@@ -142,8 +142,10 @@ def check_data(base: Group, candidate: Group, allow: bool) -> list[str]:
             "cannot be compared; prepare both with one manifest, or pass --allow-different-data."
         )
     return [
-        f"DIFFERENT DATA: {where} have the data digests {shown}; the difference below mixes "
-        "the data with the recipe."
+        (
+            f"DIFFERENT DATA: {where} have the data digests {shown}; the difference below mixes "
+            "the data with the recipe."
+        )
     ]
 
 

@@ -4,6 +4,7 @@ matplotlib is the optional extra `report`; figures are made without pyplot, so n
 changes and no display is needed.
 """
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ def plan_switches(events: list[dict[str, Any]]) -> list[tuple[dict[str, Any], st
     steps = [event for event in events if event.get("event") == "step" and event.get("plan")]
     return [
         (now, f"{was['plan']} -> {now['plan']}")
-        for was, now in zip(steps, steps[1:], strict=False)
+        for was, now in itertools.pairwise(steps)
         if was["plan"] != now["plan"]
     ]
 

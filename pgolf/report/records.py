@@ -166,8 +166,10 @@ def render_table(catalogue: Catalogue, presets: set[str]) -> str:
     used = [flag for flag in FLAGS if any(flag in record.flags for record in ordered)]
     parts = [
         text_table(headers, rows, left=5),
-        "BPB: published mean over n seeds, std: sample standard deviation (n - 1), both worked "
-        "out from the logs.\nartifact bytes: weights and code of the largest seed as logged.",
+        (
+            "BPB: published mean over n seeds, std: sample standard deviation (n - 1), both worked "
+            "out from the logs.\nartifact bytes: weights and code of the largest seed as logged."
+        ),
         "flags:\n" + "\n".join(f"  {flag}: {FLAGS[flag]}" for flag in used),
         _presets_line(catalogue, presets),
     ]
