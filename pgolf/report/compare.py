@@ -236,8 +236,8 @@ def _legend(margin: float, candidates: int) -> str:
         ),
         "The document interval speaks about other documents, the seed interval about other seeds.",
         (
-            "detectable gain: the true gain above the bar (0, or the margin) that these seeds would "
-            f"show\n  in 80 of 100 tries at p < {README_ALPHA}."
+            "detectable gain: the true gain above the bar (0, or the margin) that these seeds "
+            f"would show\n  in 80 of 100 tries at p < {README_ALPHA}."
         ),
     ]
     if candidates > 1:
