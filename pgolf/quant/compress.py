@@ -2,6 +2,7 @@
 
 import fnmatch
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ class Compressor:
         return scheme
 
     def _choose(
-        self, shapes: dict[str, tuple[int, ...]], roles: dict[str, str], exact: set[str]
+        self, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str], exact: set[str]
     ) -> list[_Choice]:
         """The scheme of every tensor, in order; every rule has to be of use."""
         choices = []
@@ -153,12 +154,14 @@ class Compressor:
                 )
         return choices
 
-    def hessian_names(self, shapes: dict[str, tuple[int, ...]], roles: dict[str, str]) -> list[str]:
+    def hessian_names(
+        self, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str]
+    ) -> list[str]:
         """Names of the tensors whose scheme needs a Hessian; empty: no calibration is needed."""
         choices = self._choose(shapes, roles, set(shapes) - set(roles))
         return [c.name for c in choices if c.scheme is not None and c.scheme.needs_hessian]
 
-    def _encode(self, choice: _Choice, tensor: Tensor, hessians: dict[str, Tensor]) -> Encoded:
+    def _encode(self, choice: _Choice, tensor: Tensor, hessians: Mapping[str, Tensor]) -> Encoded:
         if choice.scheme is None:
             return encode_exact(tensor)
         hessian = hessians.get(choice.name)
@@ -176,9 +179,9 @@ class Compressor:
 
     def compress(
         self,
-        state: dict[str, Tensor],
-        roles: dict[str, str],
-        hessians: dict[str, Tensor],
+        state: Mapping[str, Tensor],
+        roles: Mapping[str, str],
+        hessians: Mapping[str, Tensor],
         metadata: dict[str, Any],
         path: Path,
         console: Console | None = None,
@@ -221,13 +224,13 @@ class Compressor:
         }
 
     def estimate(
-        self, shapes: dict[str, tuple[int, ...]], roles: dict[str, str]
+        self, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str]
     ) -> list[dict[str, Any]]:
         """Expected bytes of every tensor and of the header: an estimate, no weights are looked at.
 
         Symbols are taken as clipped Gaussian noise, coded at the coder's measured overhead; row
-        scales are counted in full. Rows: {tensor, role, scheme, bits (per element, with
-        scales), elements, estimated_bytes, estimate: True}. Tensors without a role are counted as float16.
+        scales are counted in full. Rows: {tensor, role, scheme, bits (per element, with scales),
+        elements, estimated_bytes, estimate: True}. Tensors without a role are counted as float16.
         """
         overhead = CODERS[self.coder].overhead
         rows = []
@@ -237,7 +240,8 @@ class Compressor:
             cost, elements = scheme.cost(shape), math.prod(shape)
             bits = float(cost.stored_bits)
             if overhead is not None:
-                bits = min(bits, cost.entropy_bits * overhead)
+                inefficiency = overhead if scheme.row_wise else 1.0
+                bits = min(bits, cost.entropy_bits * inefficiency)
             size = math.ceil(elements * bits / 8) + cost.side_bytes
             rows.append(_estimate_row(choice.name, choice.role, scheme.label, elements, size))
         header = container.PRELUDE.size + HEADER_BYTES_PER_TENSOR * len(shapes)

@@ -7,7 +7,7 @@ number of batches, in float32; a layer that depth recurrence runs three times co
 times.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
 import torch
@@ -26,7 +26,7 @@ class HessianCollector:
     after an error.
     """
 
-    def __init__(self, sites: dict[str, nn.Module]):
+    def __init__(self, sites: Mapping[str, nn.Module]):
         self._sites = sites
         self._modules = {id(module): module for module in sites.values()}
         self._sums: dict[int, Tensor] = {}
@@ -88,7 +88,7 @@ class HessianCollector:
         return [name for name, module in self._sites.items() if id(module) == key]
 
     def result(
-        self, num_batches: int, reduce: Callable[[Tensor], None] | None = None
+        self, num_batches: int, reduce: Callable[[Tensor], object] | None = None
     ) -> dict[str, Tensor]:
         """H of every site, float32 [in_features, in_features]; equal sites share one tensor.
 
@@ -118,11 +118,11 @@ class HessianCollector:
 
 
 def collect_hessians(
-    sites: dict[str, nn.Module],
+    sites: Mapping[str, nn.Module],
     run_batches: Iterable[Callable[[], object]],
     console: Console | None = None,
     *,
-    reduce: Callable[[Tensor], None] | None = None,
+    reduce: Callable[[Tensor], object] | None = None,
 ) -> dict[str, Tensor]:
     """Run the calibration batches and return the Hessian of every site.
 

@@ -1,7 +1,7 @@
 """Reference numbers of the public record scripts.
 
-A small subset is committed; the full files are used where a folder `shared/golden` lies in or beside the
-checkout.
+A small subset is committed; the full files are used where a folder `shared/golden` lies in or
+beside the checkout.
 """
 
 import json
@@ -23,7 +23,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def full(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """One file of the full reference data; the test is skipped, saying so, where it is not there."""
+    """One file of the full reference data; where it is missing the test is skipped, saying so."""
     for folder in (CHECKOUT / "shared", CHECKOUT.parent / "shared"):
         path = folder / "golden" / "open" / name
         if path.is_file():

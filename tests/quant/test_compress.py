@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def hessians_for(names: list[str]) -> dict[str, Tensor]:
 
 def compress(
     path: Path, tool: Compressor, state: dict[str, Tensor] | None = None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     hessians = hessians_for(tool.hessian_names(SHAPES, ROLES))
     return tool.compress(state or state_of(SHAPES), ROLES, hessians, {"step": 3}, path)
 

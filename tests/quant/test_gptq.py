@@ -33,7 +33,7 @@ def round_to_nearest(weight: Tensor, scales: Tensor, levels: int) -> Tensor:
 
 
 def brute_force(weight: Tensor, hessian: Tensor, clip_sigmas: float, bits: int) -> Tensor:
-    """Column by column, with the inverse of the remaining Hessian computed afresh each time, float64."""
+    """Column by column, inverting the remaining Hessian afresh each time, in float64."""
     levels = 2 ** (bits - 1) - 1
     scales = row_scales(weight, clip_sigmas=clip_sigmas, bits=bits).double()
     hessian = hessian.double().clone()
@@ -124,7 +124,8 @@ def test_equals_brute_force(seed: int, rows: int, cols: int, bits: int, block_si
     weight, hessian = problem(seed, rows, cols, 30)
     symbols, _ = gptq_quantise(weight, hessian, clip_sigmas=3.0, bits=bits, block_size=block_size)
     expected = brute_force(weight, hessian, 3.0, bits)
-    # float32 against float64: a value on a rounding edge may fall to the other side and move later ones.
+    # float32 against float64: a value on a rounding edge may fall to the other side, and move
+    # later ones.
     assert (symbols != expected).float().mean() <= 0.1
     assert (symbols.int() - expected.int()).abs().max() <= 2
 

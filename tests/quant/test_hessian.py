@@ -1,6 +1,7 @@
 """Calibration: sums, sharing, hooks that leave no trace."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def batches(count: int) -> list[Tensor]:
 
 
 def runs(model: nn.Module, inputs: list[Tensor]) -> list[Callable[[], Tensor]]:
-    return [lambda x=x: model(x) for x in inputs]
+    return [partial(model, x) for x in inputs]
 
 
 def gram(inputs: list[Tensor]) -> Tensor:
