@@ -7,6 +7,7 @@ import Hydra, parts are plain objects and plain partials, and an error names the
 import functools
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
 from pgolf.app.digest import is_absent
@@ -35,7 +36,10 @@ def recipe(config: dict[str, Any]) -> "Recipe":
     from pgolf.run import Recipe
 
     parts = {key: build(config[key], key) for key in PARTS}
-    return Recipe(name=config["name"], seed=config["seed"], kernels=config["kernels"], **parts)
+    data_root = Path(config["paths"]["data"])
+    return Recipe(
+        name=config["name"], seed=config["seed"], kernels=config["kernels"], data_root=data_root, **parts
+    )
 
 
 def build(value: Any, key: str) -> Any:

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pgolf.app.explain import Refusal, explain
 from pgolf.app.origin import Layer, Origins
-from pgolf.app.plain import experiment, job_config
+from pgolf.app.plain import chosen_experiment, job_config
 from pgolf.errors import UserError
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
@@ -35,9 +35,8 @@ class Job:
 
     overrides: list[str]
     config: dict[str, Any]
-    experiment: str | None
     directory: Path
-    origins: Origins
+    origins: Origins = field(default_factory=lambda: Origins([], []))
     options: Callable[[str], list[str]] = list  # group -> its options
     refusals: list[Refusal] = field(default_factory=list)
     unresolved: list[tuple[str, str]] = field(default_factory=list)
@@ -107,13 +106,13 @@ class Composer:
                 refusal = explain(error, remaining)
                 refusals.append(refusal)
                 if refusal.override is None:
-                    return Job(overrides, {}, None, Path(), Origins([], []), refusals=refusals)
+                    return Job(overrides, {}, Path(), refusals=refusals)
                 remaining.remove(refusal.override)
-        config, unresolved = job_config(composed)
+        config, unresolved = job_config(composed, chosen_experiment(composed.hydra.runtime.choices))
         directory = Path() if refusals or unresolved else _directory(composed, multirun)
         origins = Origins(self._layers(remaining), _assignments(remaining, composed))
         options = self.hydra.config_loader.get_group_options
-        return Job(overrides, config, experiment(composed), directory, origins, options, refusals, unresolved)
+        return Job(overrides, config, directory, origins, options, refusals, unresolved)
 
     def _layers(self, overrides: list[str]) -> list[Layer]:
         loader = self.hydra.config_loader

@@ -1,4 +1,220 @@
-"""x"""
-def task(config): print("TASK", config)
+"""From a composed job to a finished run directory: lock, skip or resume, start the workers, say how it ended."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from pgolf.app import failure, identity, ranks, signals, spawn, table
+from pgolf.app.check import require_valid
+from pgolf.app.compose import Job
+from pgolf.app.console import Screen
+from pgolf.app.digest import digest
+from pgolf.app.lock import NotOurs, RunLock
+from pgolf.app.plain import chosen_experiment, job_config
+from pgolf.errors import UserError
+from pgolf.files import read_json, write_bytes, write_json
+
+INTERRUPTED = 130
+INTERRUPTION = "interrupted; the same command continues"
+
+
 class Launch:
-    def __init__(self, *, nproc: int | None): ...
+    """Processes on this machine. nproc: one per GPU; None is all GPUs, one process without a GPU."""
+
+    def __init__(self, *, nproc: int | None) -> None:
+        if nproc is not None and nproc < 1:
+            raise ValueError(f"nproc={nproc} must be 1 or more, or null for all GPUs")
+        self.nproc = nproc
+
+    def processes(self) -> int:
+        """How many processes to start."""
+        if self.nproc is not None:
+            return self.nproc
+        import torch
+
+        return max(1, torch.cuda.device_count())
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run to carry out. `source`: another run's directory, to be scored again instead of training;
+    requantise: from its weights before quantisation, else from its artifact."""
+
+    config: dict[str, Any]
+    overrides: list[str]
+    directory: Path
+    source: Path | None = None
+    requantise: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, with the exit status of the process; `summary` when there is a result."""
+
+    state: Literal["done", "skipped", "failed", "interrupted"]
+    sentence: str
+    exit_status: int
+    summary: dict[str, Any] | None = None
+
+
+def carry_out(request: Request) -> Outcome:
+    """Run `request` to its end; every error becomes an Outcome that has been shown and noted."""
+    signals.interruptible()
+    if "LOCAL_RANK" in os.environ:
+        return ranks.as_one_rank(request)
+    screen = Screen(request.directory / "train.log")
+
+    def alone() -> Outcome:
+        with RunLock(request.directory, screen.say) as lock:
+            finished = prepare(request, screen, lock)
+            return finished or _work(request, screen, lock)
+
+    return guarded(request, screen, alone)
+
+
+def task(composed: DictConfig) -> float | None:
+    """The Hydra task: one job, single or of a sweep; gives val_bpb, which sweepers minimise.
+
+    A single run exits with its status. In a sweep a failed job is noted in its directory and the
+    next one runs, unless `fail_fast`; an interruption ends the sweep.
+    """
+    hydra = HydraConfig.get()
+    swept = hydra.mode == RunMode.MULTIRUN
+    config, unresolved = job_config(composed, chosen_experiment(hydra.runtime.choices))
+    overrides = list(OmegaConf.to_container(hydra.overrides.task))  # type: ignore[arg-type]
+    directory = Path(hydra.runtime.output_dir)
+    require_valid([Job(overrides, config, directory, unresolved=unresolved)])
+    if swept:
+        print(f"\njob {hydra.job.num}: {' '.join(overrides)}")
+    outcome = carry_out(Request(config, overrides, directory))
+    stops = outcome.state == "interrupted" or (outcome.state == "failed" and config["fail_fast"])
+    if outcome.exit_status and (stops or not swept):
+        raise SystemExit(outcome.exit_status)
+    return None if outcome.summary is None else float(outcome.summary["val_bpb"])
+
+
+def _work(request: Request, screen: Screen, lock: RunLock) -> Outcome:
+    nproc = Launch(nproc=request.config["launch"]["nproc"]).processes()
+    if nproc == 1:
+        from pgolf import distributed
+        from pgolf.app.worker import work
+
+        work(request.directory, distributed.alone(), screen)
+    else:
+        screen.log(f"starting {nproc} processes")
+        spawn.torchrun(request.directory, nproc, lock.descriptor)
+    return conclude(request, screen)
+
+
+def prepare(request: Request, screen: Screen, lock: RunLock) -> Outcome | None:
+    """Make the locked directory ready; an Outcome when its result is there already.
+
+    A finished result is renamed, never overwritten, when the configuration says `force`. Raises
+    NotOurs when the directory holds another configuration's run.
+    """
+    directory, wanted = request.directory, digest(request.config)
+    status = read_status(directory)
+    if status.get("state") == "done" and status.get("digest") == wanted and not request.config["force"]:
+        summary = read_json(directory / "summary.json")
+        screen.show(f"{directory} is finished: {table.line(summary)}. Run it again with force=true.")
+        return Outcome("skipped", "finished before", 0, summary)
+    if status and request.config["force"]:
+        kept = _move_aside(directory)
+        lock.retake()
+        screen.say(f"the earlier result is kept in {kept}")
+    elif status and status.get("digest") != wanted:
+        raise NotOurs(
+            f"{directory} holds the run of another configuration ({str(status.get('digest'))[:8]}, not {wanted[:8]}): "
+            "choose another name=..., or force=true to set the old one aside."
+        )
+    elif status:
+        screen.say(f"continuing the run in {directory}")
+    else:
+        screen.say(f"run directory {directory}")
+    failure.forget(directory)
+    _write_start(request, wanted, screen)
+    return None
+
+
+def read_status(directory: Path) -> dict[str, Any]:
+    """status.json of a run directory, empty when no run has started there."""
+    path = directory / "status.json"
+    return dict(read_json(path)) if path.exists() else {}
+
+
+def write_status(directory: Path, state: str, wanted: str, error: str | None) -> None:
+    """Set the state, keeping the stage that the run itself noted."""
+    stage = read_status(directory).get("stage")
+    write_json(directory / "status.json", {"state": state, "stage": stage, "digest": wanted, "error": error})
+
+
+def _move_aside(directory: Path) -> Path:
+    number = 1
+    while (kept := directory.with_name(f"{directory.name}.previous-{number}")).exists():
+        number += 1
+    directory.rename(kept)
+    return kept
+
+
+def _write_start(request: Request, wanted: str, screen: Screen) -> None:
+    directory, config = request.directory, request.config
+    composed = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
+    write_json(directory / "config.json", config)
+    write_bytes(directory / "config.yaml", composed)
+    write_bytes(directory / ".hydra" / "config.yaml", composed)
+    write_bytes(directory / ".hydra" / "overrides.yaml", yaml.safe_dump(request.overrides).encode())
+    known = read_json(directory / "run.json") if (directory / "run.json").exists() else {}
+    now = identity.identity(config)
+    if known.get("code_hash") not in (None, now["code_hash"]):
+        screen.say("the code of pgolf has changed since this run began; what was finished is kept as it is.")
+    source = {"source": str(request.source), "requantise": request.requantise} if request.source else {}
+    write_json(directory / "run.json", {**known, **now, **source})
+    write_status(directory, "running", wanted, None)
+
+
+def conclude(request: Request, screen: Screen) -> Outcome:
+    """Note that the run is done and show its result."""
+    summary = read_json(request.directory / "summary.json")
+    write_status(request.directory, "done", digest(request.config), None)
+    table.show(summary, screen)
+    return Outcome("done", table.line(summary), 0, summary)
+
+
+def guarded(
+    request: Request, screen: Screen, action: Callable[[], Outcome], one_of_many: bool = False
+) -> Outcome:
+    """Do `action`; an interruption or an error is noted in the run directory and shown in a sentence.
+
+    one_of_many: this is a rank under the user's torchrun, which ends the others when one fails.
+    """
+    directory = request.directory
+    try:
+        return action()
+    except KeyboardInterrupt:
+        other = failure.first(directory) if one_of_many else None
+        if other is not None:
+            return _failed(request, screen, failure.sentence(other, directory, 2), other.exit_status)
+        write_status(directory, "failed", digest(request.config), INTERRUPTION)
+        screen.say(f"{INTERRUPTION}.")
+        return Outcome("interrupted", INTERRUPTION, INTERRUPTED)
+    except NotOurs as refusal:
+        screen.show(f"pgolf: {refusal}")
+        return Outcome("failed", str(refusal), refusal.exit_status)
+    except Exception as error:
+        noted = failure.first(directory) or failure.describe(directory, 0, error)
+        if isinstance(error, UserError):
+            return _failed(request, screen, str(error), error.exit_status)
+        return _failed(request, screen, failure.sentence(noted, directory, 1 + noted.rank), noted.exit_status)
+
+
+def _failed(request: Request, screen: Screen, sentence: str, exit_status: int) -> Outcome:
+    write_status(request.directory, "failed", digest(request.config), sentence)
+    screen.say(f"pgolf: {sentence}")
+    return Outcome("failed", sentence, exit_status)

@@ -1,5 +1,6 @@
 """From Hydra's composed configuration to the plain, resolved one that everything else reads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pgolf.app import digest
 from pgolf.app.verbs import listing
 
 
-def job_config(composed: DictConfig) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def job_config(composed: DictConfig, experiment: str | None) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The resolved configuration of a job, without the `hydra` node, and (key, problem) pairs.
 
     `name` is filled from the chosen experiment, paths become absolute, and an absent part keeps its
@@ -24,15 +25,15 @@ def job_config(composed: DictConfig) -> tuple[dict[str, Any], list[tuple[str, st
     }
     config = settle(config)
     if config.get("name") is None and "name" in config:
-        config["name"] = experiment(composed) or "default"
+        config["name"] = experiment or "default"
     if isinstance(config.get("paths"), dict):
         config["paths"] = {key: _absolute(value) for key, value in config["paths"].items()}
     return config, problems
 
 
-def experiment(composed: DictConfig) -> str | None:
-    """The chosen experiment, None without one."""
-    choice = OmegaConf.select(composed, "hydra.runtime.choices.experiment")
+def chosen_experiment(choices: Mapping[str, Any]) -> str | None:
+    """The experiment among Hydra's choices, None without one."""
+    choice = choices.get("experiment")
     return None if choice in (None, "none") else str(choice)
 
 
@@ -74,12 +75,16 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("pgolf.verbs", listing, replace=True)
 
 
+def _of_root(root: DictConfig) -> dict[str, Any]:
+    return job_config(root, chosen_experiment(root.hydra.runtime.choices))[0]
+
+
 def _run_name(*, _root_: DictConfig) -> str:
-    return digest.run_name(job_config(_root_)[0])
+    return digest.run_name(_of_root(_root_))
 
 
 def _run_directory(*, _root_: DictConfig) -> str:
-    config = job_config(_root_)[0]
+    config = _of_root(_root_)
     return str(Path(config["paths"]["runs"]) / digest.run_name(config))
 
 

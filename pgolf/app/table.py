@@ -1,0 +1,146 @@
+"""The result of a run as tables: bits per byte, the artifact, seconds, validity, samples."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pgolf.app.console import Screen
+
+STAGES = (
+    ("pre_quant", "before quantisation"),
+    ("post_quant", "after quantisation"),
+    ("final", "final, as evaluated"),
+)
+BASELINES = (
+    ("unigram", "unigram entropy of the tokens"),
+    ("brotli", "brotli-11"),
+    ("xz", "xz"),
+    ("xz_primed", "xz primed with training text"),
+)
+COLOURS = {"pass": "green", "fail": "bold red", "skip": "yellow"}
+SAMPLE_LINES = 6
+
+
+def line(summary: dict[str, Any]) -> str:
+    """The result in one line."""
+    artifact = summary["artifact"]
+    fits = "fits" if artifact["fits"] else "DOES NOT FIT"
+    return f"val_bpb {summary['val_bpb']:.5f}, {artifact['total_bytes']:,} bytes ({fits})"
+
+
+def show(summary: dict[str, Any], screen: "Screen") -> None:
+    """The tables on the screen, and as plain text in the log."""
+    for part in _parts(summary):
+        if isinstance(part, Table):
+            part.box = box.ROUNDED if screen.terminal else box.ASCII2
+            screen.out.print(part)
+        else:
+            screen.out.print(part)
+    screen.log(line(summary))
+
+
+def _parts(summary: dict[str, Any]) -> Iterator[Table | Text]:
+    yield _bits(summary)
+    yield _artifact(summary["artifact"])
+    yield _seconds(summary)
+    yield _audit(summary["audit"])
+    yield from _samples(summary.get("samples") or [])
+    yield Text.assemble("\nrun directory  ", (str(summary["run_directory"]), "bold"))
+
+
+def _bits(summary: dict[str, Any]) -> Table:
+    table = Table(title="Validation text, bits per byte (lower is better)", title_justify="left")
+    table.add_column("what", min_width=30)
+    table.add_column("BPB", justify="right")
+    table.add_column("change", justify="right")
+    table.add_column("loss (nats)", justify="right")
+    previous: float | None = None
+    for key, title in STAGES:
+        stage = summary["stages"].get(key)
+        if stage is None:
+            continue
+        bpb = float(stage["val_bpb"])
+        change = "" if previous is None else f"{bpb - previous:+.5f}"
+        style = "bold green" if key == "final" else ""
+        table.add_row(Text(title, style), Text(f"{bpb:.5f}", style), change, f"{stage['val_loss']:.5f}")
+        previous = bpb
+    table.add_section()
+    for key, title in BASELINES:
+        value = (summary.get("baselines") or {}).get(key)
+        if value is not None:
+            table.add_row(Text(title, "dim"), Text(f"{value:.5f}", "dim"), "", "")
+    return table
+
+
+def _artifact(artifact: dict[str, Any]) -> Table:
+    table = Table(title="Artifact, bytes on disk", title_justify="left")
+    table.add_column("part", min_width=30)
+    table.add_column("bytes", justify="right")
+    table.add_row("compressed weights", f"{artifact['weight_bytes']:,}")
+    table.add_row("code", f"{artifact['code_bytes']:,}")
+    table.add_section()
+    margin = artifact["limit_bytes"] - artifact["total_bytes"]
+    verdict = Text("fits", "bold green") if artifact["fits"] else Text("DOES NOT FIT", "bold red")
+    table.add_row("total", Text(f"{artifact['total_bytes']:,}", "bold"))
+    table.add_row("limit", f"{artifact['limit_bytes']:,}")
+    table.add_row(Text.assemble("margin: ", verdict), f"{margin:,}")
+    return table
+
+
+def _seconds(summary: dict[str, Any]) -> Table:
+    table = Table(title="Time", title_justify="left")
+    table.add_column("stage", min_width=30)
+    table.add_column("seconds", justify="right")
+    for stage, seconds in (summary.get("seconds") or {}).items():
+        table.add_row(stage, f"{seconds:,.1f}")
+    train = summary.get("train")
+    if train:
+        table.caption = f"{train['steps']:,} steps over {train['tokens']:,} tokens"
+        table.caption_justify = "left"
+    return table
+
+
+def _audit(audit: dict[str, Any]) -> Table:
+    verdict = str(audit["verdict"])
+    title = Text.assemble("Validity: ", (verdict, COLOURS.get(verdict, "")))
+    return checks(audit["checks"], title)
+
+
+def checks(found: list[dict[str, Any]], title: Text) -> Table:
+    """A table of validity checks."""
+    table = Table(title=title, title_justify="left")
+    for column in ("check", "verdict", "probed", "largest", "detail"):
+        table.add_column(column, justify="right" if column in ("probed", "largest") else "left")
+    for check in found:
+        verdict = str(check["verdict"])
+        table.add_row(
+            f"{check['id']} {check['name']}",
+            Text(verdict, COLOURS.get(verdict, "")),
+            _figure(check.get("probed")),
+            _figure(check.get("largest")),
+            Text(str(check.get("detail") or "")),
+        )
+    return table
+
+
+def _samples(samples: list[dict[str, str]]) -> Iterator[Text]:
+    if samples:
+        yield Text("\nThe model continues:", "bold")
+    for sample in samples:
+        lines = f"{sample['prompt']}\0{sample['text']}".splitlines()[:SAMPLE_LINES]
+        prompt, _, text = "\n".join(f"  {one}" for one in lines).partition("\0")
+        yield Text.assemble((prompt, "bold cyan"), _printable(text))
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
