@@ -116,13 +116,14 @@ class DocumentPackingLoader:
             raise ValueError(f"spans_per_fit={spans} must be a multiple of the {world_size} ranks")
         self.span = micro_batch_tokens + 1
         self.calls_per_fit = spans // world_size
+        self._lengths = [shard_length(path) for path in self.files]
         self._refuse_short_shards(spans)
         self._reader = _ShardReader(self.files)
         self.epoch = self.shard = self.cursor = self._calls = 0
         self._open(0)
 
     def _refuse_short_shards(self, spans: int) -> None:
-        longest = max(shard_length(path) for path in self.files)
+        longest = max(self._lengths)
         if longest < spans * self.span:
             raise UserError(
                 f"no training shard is long enough: {spans} spans of {self.span} tokens are read "
@@ -169,9 +170,10 @@ class DocumentPackingLoader:
     def _identity(self) -> dict[str, Any]:
         return {
             "loader": "document_packing",
-            "files": [path.name for path in self.files],
             "world_size": self.world_size,
             "rank": self.rank,
+            "files": [path.name for path in self.files],
+            "tokens": self._lengths,
             "micro_batch_tokens": self.micro_batch_tokens,
             "calls_per_fit": self.calls_per_fit,
         }
@@ -207,7 +209,8 @@ class _ShardReader:
         pending = self._pending.pop(shard, None)
         loaded = self._load(shard) if pending is None else pending.result()
         following = (shard + 1) % len(self.files)
-        self._pending = {following: self._pool.submit(self._load, following)}
+        if following != shard:
+            self._pending = {following: self._pool.submit(self._load, following)}
         return loaded
 
     def _load(self, shard: int) -> tuple[Tokens, npt.NDArray[np.int64]]:
@@ -300,10 +303,10 @@ class ShuffledSequenceLoader:
     def _identity(self) -> dict[str, Any]:
         return {
             "loader": "shuffled_sequence",
-            "files": [path.name for path in self.files],
-            "tokens": [len(tokens) for tokens in self._shards],
             "world_size": self.world_size,
             "rank": self.rank,
+            "files": [path.name for path in self.files],
+            "tokens": [len(tokens) for tokens in self._shards],
             "sequence_tokens": self.sequence_tokens,
         }
 

@@ -84,7 +84,7 @@ def read_shard(path: Path) -> Tokens:
 
 
 class ShardWriter:
-    """Write a stream as `<prefix>_%06d.bin` files of `shard_tokens` values; the last holds the rest."""
+    """Write a stream as `<prefix>_%06d.bin` files of `shard_tokens` values, the last the rest."""
 
     def __init__(self, directory: Path, prefix: str, shard_tokens: int):
         self.directory, self.prefix, self.shard_tokens = directory, prefix, shard_tokens
@@ -130,7 +130,8 @@ def iterate_documents(files: Sequence[Path], bos_id: int) -> Iterator[Tokens]:
         first = int(starts[0]) if len(starts) else len(values)
         if open_document is not None:
             open_document.append(values[:first])
-        for start, end in zip(starts, [*starts[1:], len(values)], strict=True):
+        ends = np.append(starts, len(values))[1:]  # None when no document starts here.
+        for start, end in zip(starts, ends, strict=True):
             if open_document is not None:
                 yield np.concatenate(open_document)
             open_document = [values[start + 1 : end]]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,8 @@ def verify(directory: Path) -> list[Check]:
     for split_name in ("train", "val"):
         own = [entry for entry in entries if entry.split == split_name]
         files = [directory / name for name in manifest["splits"][split_name]["files"]]
-        attempt(
-            f"{split_name} documents",
-            lambda own=own, files=files, name=split_name: _documents(  # type: ignore[misc]
-                own, files, manifest, name, tokenizer
-            ),
-        )
+        check = partial(_documents, own, files, manifest, split_name, tokenizer)
+        attempt(f"{split_name} documents", check)
     attempt("byte sidecar", lambda: _sidecar(directory, manifest, entries, tokenizer))
     return checks
 

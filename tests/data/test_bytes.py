@@ -1,0 +1,119 @@
+"""The denominator: bytes per token, against an independent count."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pgolf.data.bytes import ByteTable, check_document_bytes
+from pgolf.data.tokenizer import Tokenizer
+from pgolf.errors import UserError
+
+SHARED = Path(__file__).parents[3] / "shared" / "golden"
+BOS, UNK, BYTE, SPACE, WORD, INDENT, INNER, SNOW = range(8)
+PIECES = [
+    ("<s>", "boundary"),
+    ("<unk>", "boundary"),
+    ("<0x0A>", "byte"),
+    ("▁", "normal"),
+    ("▁model", "normal"),
+    ("▁▁▁", "normal"),
+    ("a▁b", "normal"),
+    ("☃", "normal"),
+]
+
+
+@pytest.mark.parametrize(
+    ("previous", "current", "with_dummy_prefix", "without"),
+    [
+        (WORD, WORD, 6, 6),  # " model" after a word
+        (BOS, WORD, 5, 6),  # at the start: an invented space, or a real one
+        (UNK, WORD, 5, 6),
+        (WORD, SPACE, 1, 1),
+        (BOS, SPACE, 0, 1),
+        (WORD, INDENT, 3, 3),  # three spaces, not 1 + 2 * 3
+        (BOS, INDENT, 2, 3),
+        (WORD, INNER, 3, 3),
+        (WORD, SNOW, 3, 3),
+        (BOS, SNOW, 3, 3),
+        (WORD, BYTE, 1, 1),
+        (BOS, BYTE, 1, 1),
+        (WORD, BOS, 0, 0),
+        (WORD, UNK, 0, 0),
+    ],
+)
+def test_bytes_of_one_token(previous, current, with_dummy_prefix, without):
+    for dummy_prefix, expected in ((True, with_dummy_prefix), (False, without)):
+        table = ByteTable.from_pieces(PIECES, dummy_prefix)
+        counted = table.token_bytes(np.array([previous]), np.array([current]))
+        assert counted.tolist() == [expected]
+        assert counted.dtype == np.int32
+
+
+def test_a_vocabulary_without_a_lone_space_is_refused():
+    with pytest.raises(UserError, match=r"no piece for a lone space"):
+        ByteTable.from_pieces([piece for piece in PIECES if piece[0] != "▁"], dummy_prefix=False)
+
+
+def test_a_lone_space_that_is_only_a_control_id_is_refused():
+    pieces = [(s, "boundary" if s == "▁" else kind) for s, kind in PIECES]
+    with pytest.raises(UserError, match=r"no piece for a lone space"):
+        ByteTable.from_pieces(pieces, dummy_prefix=False)
+
+
+TEXTS = st.text(
+    st.one_of(
+        st.sampled_from(" \t\n\r\0\x01\x7f\u00a0\u2003\u200b\ufeffaeiou0123.,é☃😀"),
+        st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"),
+    ),
+    min_size=1,
+    max_size=200,
+)
+
+
+@settings(deadline=None)
+@given(text=TEXTS)
+@example(text=" leading and trailing ")
+@example(text="\n\n        indented\n\n")
+@example(text="<s></s><unk><0x0A>")
+@example(text="\0")
+def test_bytes_of_any_document_are_its_utf8_length(text, tokenizer):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    counted = ByteTable.of(tokenizer).stream_bytes(np.array([1, *ids]))
+    assert counted[0] == 0
+    assert int(counted.sum()) == len(text.encode())
+
+
+def test_both_disagreements_name_the_document_and_the_numbers():
+    check_document_bytes("a.txt", 10, 10, 10)
+    with pytest.raises(UserError, match=r"'a.txt': its tokens decode to 9 bytes.* has 10;"):
+        check_document_bytes("a.txt", 10, 9, 10)
+    with pytest.raises(UserError, match=r"'a.txt': its tokens are charged 12 bytes.* has 10;"):
+        check_document_bytes("a.txt", 10, 10, 12)
+
+
+def test_the_leading_space_counted_twice_is_noticed(tokenizer):
+    """The commonest published mistake: the table includes the space and the rule adds it again."""
+    table = ByteTable.of(tokenizer)
+    twice = dataclasses.replace(
+        table, base_bytes=table.base_bytes + table.leading_space.astype(np.int32)
+    )
+    text = "the model reads every token once"
+    stream = np.array([1, *tokenizer.encode(text)])
+    with pytest.raises(UserError, match="are charged"):
+        check_document_bytes("x", len(text), len(text), int(twice.stream_bytes(stream).sum()))
+
+
+def test_equals_the_published_table_of_the_published_tokenizer():
+    models = sorted(SHARED.glob("fineweb_8192_bpe_*.model"))
+    if not models:
+        pytest.skip("needs shared/golden beside the checkout (the published tokenizer)")
+    reference = np.load(SHARED / "open" / "eval_1736_realtok.npz")
+    table = ByteTable.of(Tokenizer.load(models[0]))
+    np.testing.assert_array_equal(table.base_bytes, reference["lut_base_bytes"])
+    np.testing.assert_array_equal(table.leading_space, reference["lut_leading_space"])
+    np.testing.assert_array_equal(table.is_boundary, reference["lut_is_boundary"])

@@ -1,0 +1,115 @@
+"""The shard container."""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgolf.data.shards import (
+    HEADER_BYTES,
+    ShardWriter,
+    iterate_documents,
+    read_shard,
+    shard_length,
+    write_shard,
+)
+from pgolf.errors import UserError
+
+from .corpus import ON_DISK
+
+VALUES = st.lists(st.integers(1, 65_535), min_size=1, max_size=300)
+
+
+def test_the_bytes_on_disk_are_the_published_container(tmp_path):
+    path = tmp_path / "train_000000.bin"
+    write_shard(path, np.array([1, 2, 65_535]))
+    raw = path.read_bytes()
+    assert len(raw) == 1024 + 6
+    assert np.frombuffer(raw, "<i4", 256).tolist() == [20240520, 1, 3] + [0] * 253
+    assert raw[1024:] == b"\x01\x00\x02\x00\xff\xff"
+
+
+@ON_DISK
+@given(values=VALUES)
+def test_round_trip(values, tmp_path_factory):
+    path = tmp_path_factory.mktemp("shard") / "x.bin"
+    write_shard(path, np.array(values))
+    assert read_shard(path).tolist() == values
+    assert shard_length(path) == len(values)
+
+
+@ON_DISK
+@given(chunks=st.lists(VALUES, min_size=1, max_size=4), shard_tokens=st.integers(40, 300))
+def test_cut_at_shard_tokens_without_padding(chunks, shard_tokens, tmp_path_factory):
+    writer = ShardWriter(tmp_path_factory.mktemp("cut"), "train", shard_tokens)
+    for chunk in chunks:
+        writer.add(np.array(chunk))
+    files = writer.close()
+    lengths = [shard_length(path) for path in files]
+    assert lengths[:-1] == [shard_tokens] * (len(files) - 1) and 0 < lengths[-1] <= shard_tokens
+    assert [path.name for path in files] == [f"train_{i:06d}.bin" for i in range(len(files))]
+    assert np.concatenate([read_shard(path) for path in files]).tolist() == list(chain(*chunks))
+
+
+DOCUMENTS = st.lists(st.lists(st.integers(2, 900), max_size=12), min_size=1, max_size=6)
+
+
+@ON_DISK
+@given(documents=DOCUMENTS, shard_tokens=st.integers(2, 20))
+def test_documents_that_cross_shard_ends_are_joined(documents, shard_tokens, tmp_path_factory):
+    writer = ShardWriter(tmp_path_factory.mktemp("documents"), "val", shard_tokens)
+    for document in documents:
+        writer.add(np.array([1, *document]))
+    found = [ids.tolist() for ids in iterate_documents(writer.close(), bos_id=1)]
+    assert found == documents
+
+
+@pytest.mark.parametrize("value", [-1, 65_536])
+def test_values_that_do_not_fit_are_refused(value, tmp_path):
+    with pytest.raises(ValueError, match="between 0 and 65535"):
+        write_shard(tmp_path / "x.bin", np.array([1, value]))
+
+
+def damage(data: bytes, how: str) -> bytes:
+    header, body = data[:HEADER_BYTES], data[HEADER_BYTES:]
+    return {
+        "truncated body": data[:-2],
+        "truncated header": data[:100],
+        "empty": b"",
+        "too long": data + b"\x01\x00",
+        "all zero": bytes(len(data)),
+        "zero body": header + bytes(len(body)),
+        "zero tail": header + body[:8] + bytes(len(body) - 8),
+        "magic": b"\x01" + data[1:],
+        "version": data[:4] + b"\x02" + data[5:],
+    }[how]
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("truncated body", "is truncated: it has"),
+        ("truncated header", "less than a header of 1024"),
+        ("empty", "less than a header of 1024"),
+        ("too long", "is too long"),
+        ("all zero", "is filled with zeros"),
+        ("zero body", "ends in zeros"),
+        ("zero tail", "ends in zeros"),
+        ("magic", "is not a token shard"),
+        ("version", "has version 2"),
+    ],
+)
+def test_each_damage_has_its_own_sentence(how, sentence, tmp_path):
+    path = tmp_path / "train_000000.bin"
+    write_shard(path, np.arange(1, 3000))
+    path.write_bytes(damage(path.read_bytes(), how))
+    with pytest.raises(UserError, match=sentence) as caught:
+        read_shard(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.bin"):
+        shard_length(tmp_path / "none.bin")
