@@ -18,8 +18,8 @@ from pgolf.quant.container import StoredTensor
 from pgolf.quant.encoded import Encoded, decode
 from pgolf.quant.schemes import Half, Scheme, encode_exact
 
-HEADER_BYTES_PER_TENSOR = 22
-"""Measured share of the packed header, for estimates: it holds names, shapes and schemes."""
+HEADER_BYTES, HEADER_BYTES_PER_TENSOR = 800, 9
+"""Measured size of the packed header, for estimates: streams and metadata, names and shapes."""
 
 
 class Rule:
@@ -244,7 +244,7 @@ class Compressor:
                 bits = min(bits, cost.entropy_bits * inefficiency)
             size = math.ceil(elements * bits / 8) + cost.side_bytes
             rows.append(_estimate_row(choice.name, choice.role, scheme.label, elements, size))
-        header = container.PRELUDE.size + HEADER_BYTES_PER_TENSOR * len(shapes)
+        header = HEADER_BYTES + HEADER_BYTES_PER_TENSOR * len(shapes)
         rows.append(_estimate_row("(header)", "container", "zlib", 0, header))
         return rows
 
