@@ -16,6 +16,7 @@ from pgolf.errors import UserError
 from pgolf.kernels.attend import Attention
 from pgolf.kernels.packing import Packing
 from pgolf.model.context import Context
+from pgolf.model.precision import autocast
 from pgolf.model.gpt import GPT
 from pgolf.optim.averaging import ExponentialAverage
 from pgolf.optim.roles import RoleOptimizers
@@ -105,7 +106,10 @@ class Trainer:
         progress = Progress()
         state_path = directory / "state.pgolf"
         if state_path.exists():
-            _restore(checkpoint.load(state_path), model, optimizers, average, loader, progress, clock)
+            state = checkpoint.load(state_path)
+            # the leader wrote it; the position in the data is the same for every rank
+            state["loader"]["rank"] = group.rank
+            _restore(state, model, optimizers, average, loader, progress, clock)
             console.say(f"continuing from step {progress.step}: {state_path}")
         saved_at = clock.elapsed("train")
         with clock.phase("train"), console.task("train", self.max_steps) as task:
@@ -180,7 +184,7 @@ def batch_loss(model: GPT, batch: Batch, attention: Attention, device: torch.dev
     """Mean cross entropy in nats of one micro-batch; documents do not see each other."""
     packing = Packing.from_cu_seqlens(batch.cu_seqlens).to(device) if batch.cu_seqlens is not None else None
     context = Context(attention, packing)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with autocast(device):
         hidden = model(batch.inputs.to(device), context)
         logits = model.logits(hidden, context)
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.to(device).flatten())

@@ -4,12 +4,14 @@ import math
 
 import torch
 
-from pgolf.data.loaders import document_boundaries
+from pgolf.data.loaders import build_cu_seqlens
+from pgolf.data.tokenizer import BOS_ID
 from pgolf.kernels.packing import Packing
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
+from pgolf.model.precision import autocast
 from pgolf.score.scorer import Scorer
-from pgolf.ttt.strategy import Bench, autocast
+from pgolf.ttt.strategy import Bench
 
 
 class GlobalSGD:
@@ -54,8 +56,9 @@ class GlobalSGD:
         optimizer.zero_grad(set_to_none=False)
         if last > first:
             inputs, targets = tokens[first:last], tokens[first + 1 : last + 1]
-            boundaries = document_boundaries(inputs.numpy(), self.sequence_tokens)
-            packing = Packing.from_cu_seqlens(torch.from_numpy(boundaries)).to(group.device)
+            starts = (inputs == BOS_ID).nonzero().squeeze(1).numpy()
+            boundaries = build_cu_seqlens(starts, len(inputs), self.sequence_tokens, bucket=64)
+            packing = Packing.from_cu_seqlens(boundaries).to(group.device)
             context = Context(bench.attention, packing)
             with autocast(group.device):
                 logits = model.logits(model(inputs[None].to(group.device), context), context)

@@ -1,7 +1,7 @@
 """What every strategy is: something that walks the validation text through the scorer."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,6 +11,7 @@ from pgolf.console import Console
 from pgolf.kernels.attend import Attention
 from pgolf.model.context import Adapters, Context
 from pgolf.model.gpt import GPT
+from pgolf.model.precision import autocast
 from pgolf.score.scorer import Scorer, Window
 
 
@@ -30,11 +31,6 @@ class Strategy(Protocol):
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
         """Score every position of every document once. The model is left in whatever state scoring ended in."""
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on CUDA, full precision elsewhere."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def window_log_probs(
@@ -77,8 +73,3 @@ def score_windows(
                 sofar = scorer.ledger.total()
                 task.update(sofar.tokens, bpb_so_far=sofar.val_bpb if sofar.bytes else float("nan"))
     scorer.synchronise()
-
-
-def titled(bench: Bench, title: str) -> Bench:
-    """The same bench under another title."""
-    return replace(bench, title=title)

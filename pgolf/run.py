@@ -1,0 +1,351 @@
+"""One run: an ordered list of stages over a run directory. Read `execute` to know what pgolf does.
+
+    prepare -> train (with averaging) -> score before quantisation -> calibrate, quantise, pack -> load the artifact from disk
+    -> score it -> score it with test-time training -> audit -> summary
+
+A stage that an earlier process finished is not done again: killed runs continue, finished ones are only read.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from pgolf.audit.checks import table
+from pgolf.audit.probe import Audit
+from pgolf.console import Console
+from pgolf.data.dataset import DataConfig, Dataset, ValidationSet
+from pgolf.data.loaders import ShuffledSequenceLoader
+from pgolf.distributed import Group, alone
+from pgolf.errors import UserError
+from pgolf.files import write_bytes, write_json
+from pgolf.kernels.attend import Attention, select
+from pgolf.model.context import Context
+from pgolf.model.gpt import GPT
+from pgolf.model.precision import autocast
+from pgolf.model.roles import parameter_roles, stream
+from pgolf.model.sample import continuation
+from pgolf.optim.roles import RoleOptimizers
+from pgolf.quant import container
+from pgolf.quant.code import artifact_bytes, write_code_archive
+from pgolf.quant.compress import Compressor
+from pgolf.quant.hessian import collect_hessians
+from pgolf.record import RunRecord, Tracker
+from pgolf.score.baselines import baselines
+from pgolf.score.scorer import Scorer
+from pgolf.train.clock import BudgetClock, limits
+from pgolf.train.loop import Trainer
+from pgolf.ttt.fixed import Chunked
+from pgolf.ttt.strategy import Bench, Strategy
+
+PROMPTS = ("Return a new ", "If the argument is not ")
+SAMPLE_TOKENS = 60
+TRAIN_LIMIT_SECONDS = SCORE_LIMIT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one run is made of: the parts that the configuration describes."""
+
+    name: str
+    seed: int
+    kernels: str
+    data_root: Path
+    data: DataConfig
+    model: Callable[[int, int], GPT]
+    optim: Callable[[GPT], RoleOptimizers]
+    train: Trainer
+    quant: Compressor
+    ttt: Strategy
+    audit: Audit
+
+
+class Workshop:
+    """A run in progress: the recipe, the group of processes, and where things are written."""
+
+    def __init__(
+        self, recipe: Recipe, identity: dict[str, Any], directory: Path, group: Group, console: Console, tracker: Tracker
+    ) -> None:
+        self.recipe, self.directory, self.group, self.console = recipe, directory, group, console
+        directory.mkdir(parents=True, exist_ok=True)
+        self.record = RunRecord(directory, identity, group.leads, tracker)
+        kernel, self.attention = select(recipe.kernels, group.device)
+        console.say(f"{group.world_size} process(es) on {group.device}; attention: {kernel}")
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The prepared data; the leader prepares it, the others open it afterwards."""
+        if self.group.leads:
+            self.recipe.data.prepare(self.recipe.data_root, self.console)
+        self.group.barrier()
+        return Dataset(self.recipe.data.directory(self.recipe.data_root))
+
+    @cached_property
+    def validation(self) -> ValidationSet:
+        """The validation text."""
+        return self.dataset.validation()
+
+    def new_model(self) -> GPT:
+        """A model with its initial weights on the group's device."""
+        model = self.recipe.model(self.recipe.data.vocab_size, self.recipe.seed)
+        return model.to(self.group.device)
+
+    def model_with(self, weights: dict[str, Tensor]) -> GPT:
+        """A model with the given weights that walks the plan of the end of training."""
+        model = self.new_model()
+        missing, unknown = model.load_state_dict(weights, strict=False)
+        if missing or unknown:
+            raise UserError(
+                f"the weights do not fit this model: missing {missing[:3]}, unknown {unknown[:3]}. They come from another configuration."
+            )
+        model.set_plan("looped")
+        return model.eval()
+
+    def bench(self, title: str) -> Bench:
+        """What strategies work with."""
+        return Bench(self.recipe.seed, self.attention, self.console, title, self.record.log)
+
+
+def execute(
+    recipe: Recipe, identity: dict[str, Any], directory: Path, group: Group, console: Console, tracker: Tracker
+) -> dict[str, Any]:
+    """Do or continue the run in `directory`; returns the summary that it writes to summary.json."""
+    shop = Workshop(recipe, identity, directory, group, console, tracker)
+    record = shop.record
+    record.stage("prepare", lambda: _prepare(shop))
+    record.stage("train", lambda: _train(shop))
+    record.stage("pre_quant", lambda: _score(shop, "pre_quant", _averaged(shop)))
+    record.stage("compress", lambda: _compress(shop))
+    return _finish(shop)
+
+
+def evaluate(
+    recipe: Recipe, identity: dict[str, Any], source: Path, directory: Path, group: Group, console: Console, tracker: Tracker,
+    requantise: bool,
+) -> dict[str, Any]:
+    """Score a finished run again in `directory` without training: from its averaged weights when `requantise`, else from its artifact."""
+    shop = Workshop(recipe, identity, directory, group, console, tracker)
+    needed = ["model.safetensors"] if requantise else ["artifact.pgolf", "code.zip"]
+    for name in needed:
+        if not (source / name).exists():
+            raise UserError(f"{source} has no {name}: its run has not come that far. Run it to the end first.")
+        if group.leads and not (directory / name).exists():
+            write_bytes(directory / name, (source / name).read_bytes())
+    group.barrier()
+    shop.record.stage("prepare", lambda: _prepare(shop))
+    if requantise:
+        shop.record.stage("pre_quant", lambda: _score(shop, "pre_quant", _averaged(shop)))
+        shop.record.stage("compress", lambda: _compress(shop))
+    return _finish(shop)
+
+
+def audit_run(recipe: Recipe, directory: Path | None, group: Group, console: Console) -> dict[str, Any]:
+    """Probe the recipe's strategy: on the artifact in `directory`, or on an untrained model when there is none."""
+    dataset = recipe.data.prepare(recipe.data_root, console)
+    model = recipe.model(recipe.data.vocab_size, recipe.seed)
+    if directory is not None:
+        model.load_state_dict(container.load(directory / "artifact.pgolf")[0])
+    else:
+        _randomise(model, recipe.seed)
+    model.set_plan("looped")
+    _, attention = select(recipe.kernels, group.device)
+    bench = Bench(recipe.seed, attention, console)
+    return table(recipe.audit.run(model.to(group.device).eval(), recipe.ttt, dataset.validation(), bench))
+
+
+def _finish(shop: Workshop) -> dict[str, Any]:
+    """Everything after the artifact is on disk."""
+    record = shop.record
+    loaded, seconds = _load(shop)
+    record.stage("load", lambda: {"seconds": seconds})
+    record.stage("post_quant", lambda: _score(shop, "post_quant", loaded))
+    record.stage("final", lambda: _score(shop, "final", _load(shop)[0], shop.recipe.ttt))
+    record.stage("audit", lambda: _audit(shop, loaded))
+    record.stage("samples", lambda: {"samples": _samples(shop, loaded)})
+    summary = _summary(shop)
+    if shop.group.leads:
+        write_json(shop.directory / "summary.json", summary)
+    record.log({"event": "summary", **summary})
+    return summary
+
+
+def _prepare(shop: Workshop) -> dict[str, Any]:
+    dataset = shop.dataset
+    shop.record.data["data_digest"] = dataset.digest
+    validation = shop.validation
+    charged, counted = int(validation.token_bytes.sum()), int(validation.document_bytes.sum())
+    if charged != counted:
+        raise UserError(
+            f"{dataset.directory}: tokens stand for {charged} bytes but the validation text has {counted}; prepare the data again."
+        )
+    found = baselines(dataset, shop.console) if shop.group.leads else {}
+    return {"baselines": found, "data_directory": str(dataset.directory), "validation_bytes": counted}
+
+
+def _train(shop: Workshop) -> dict[str, Any]:
+    recipe = shop.recipe
+    model = shop.new_model()
+    optimizers = recipe.optim(model)
+    clock = BudgetClock()
+    averaged, progress = recipe.train.run(
+        model, optimizers, shop.dataset, shop.attention, shop.directory / "checkpoint",
+        group=shop.group, clock=clock, console=shop.console, log=shop.record.log,
+    )
+    if shop.group.leads:
+        weights = {name: value.to(model.state_dict()[name].dtype).contiguous() for name, value in averaged.items()}
+        write_bytes(shop.directory / "model.safetensors", save_safetensors(weights))
+    shop.group.barrier()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "steps": progress.step, "tokens": progress.tokens, "looped_at": progress.looped_at,
+        "seconds": clock.elapsed("train"), "parameters": parameters,
+    }
+
+
+def _averaged(shop: Workshop) -> GPT:
+    path = shop.directory / "model.safetensors"
+    try:
+        weights = load_safetensors(path.read_bytes())
+    except Exception as error:  # safetensors raises its own type for damaged files
+        raise UserError(f"cannot read the averaged weights {path}: {error}. Delete the run directory to train again.") from error
+    return shop.model_with(weights)
+
+
+def _compress(shop: Workshop) -> dict[str, Any]:
+    """Calibrate on training data, quantise, and write artifact.pgolf and code.zip. One process does it, on its own data order."""
+    recipe, model = shop.recipe, _averaged(shop)
+    roles = parameter_roles(model)
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    names = recipe.quant.hessian_names({name: tuple(value.shape) for name, value in state.items()}, roles)
+    begun = time.monotonic()
+    hessians = _calibrate(shop, model, names) if names and shop.group.leads else {}
+    calibrated = time.monotonic()
+    weights, code = shop.directory / "artifact.pgolf", shop.directory / "code.zip"
+    report: dict[str, Any] = {}
+    if shop.group.leads:
+        metadata = {"config_hash": shop.record.data.get("config_hash"), "seed": recipe.seed, "name": recipe.name}
+        report = recipe.quant.compress(state, roles, hessians, metadata, weights, shop.console)
+        write_code_archive(code)
+    shop.group.barrier()
+    return {
+        "calibrate_seconds": calibrated - begun, "seconds": time.monotonic() - begun, "classes": report.get("classes"),
+        "artifact": artifact_bytes(weights, code, recipe.quant.limit_bytes),
+    }
+
+
+def _calibrate(shop: Workshop, model: GPT, names: list[str]) -> dict[str, Tensor]:
+    """Hessians of the named weights over shuffled training sequences (spec of PR 1394: dense rows, plan of the end of training)."""
+    train = shop.recipe.train
+    loader = ShuffledSequenceLoader(
+        shop.dataset.train_files, 1, 0,
+        micro_batch_tokens=train.micro_batch_tokens // train.sequence_tokens * train.sequence_tokens,
+        sequence_tokens=train.sequence_tokens,
+    )
+    context = Context(shop.attention)
+
+    def one_batch() -> None:
+        with autocast(shop.group.device):
+            model.logits(model(loader.next().inputs.to(shop.group.device), context), context)
+
+    sites = model.calibration_sites()
+    batches = [one_batch] * shop.recipe.quant.calibration_batches
+    return collect_hessians({name: sites[name] for name in names}, batches, shop.console)
+
+
+def _load(shop: Workshop) -> tuple[GPT, float]:
+    """A fresh model with the weights of artifact.pgolf, and the seconds it took."""
+    begun = time.monotonic()
+    weights, _ = container.load(shop.directory / "artifact.pgolf")
+    return shop.model_with(weights), time.monotonic() - begun
+
+
+def _score(shop: Workshop, stage: str, model: GPT, strategy: Strategy | None = None) -> dict[str, Any]:
+    """Walk the validation text through the scorer; the result is the ledger's sum."""
+    train = shop.recipe.train
+    rows = max(1, train.micro_batch_tokens // train.sequence_tokens)
+    chosen = strategy or Chunked(sequence_tokens=train.sequence_tokens, rows=rows)
+    scorer = Scorer(shop.validation, shop.group)
+    begun = time.monotonic()
+    chosen.run(model, scorer, shop.bench(stage))
+    total = scorer.total()
+    seconds = time.monotonic() - begun
+    documents = scorer.ledger.per_document()
+    columns = {f"nats_{stage}": documents["nats"]}
+    if stage == "final" or not (shop.directory / "scores.npz").exists():
+        columns |= {key: documents[key] for key in ("tokens", "bytes", "order", "phase")}
+        columns["document"] = torch.arange(scorer.num_documents).numpy()
+    shop.record.add_scores(columns)
+    shop.console.say(f"{stage}: {total.val_bpb:.4f} bits per byte over {scorer.num_documents} documents in {seconds:.1f} s")
+    return {
+        "val_bpb": total.val_bpb, "val_loss": total.val_loss, "tokens": total.tokens, "bytes": total.bytes, "seconds": seconds,
+    }
+
+
+def _audit(shop: Workshop, model: GPT) -> dict[str, Any]:
+    result: dict[str, Any] = {"verdict": "fail", "checks": []}
+    if shop.group.leads:
+        shop.console.say("auditing the strategy on a sample: flips, normalisation, state, ledger, bytes")
+        result = table(shop.recipe.audit.run(model, shop.recipe.ttt, shop.validation, shop.bench("audit")))
+    shop.group.barrier()
+    return result
+
+
+def _samples(shop: Workshop, model: GPT) -> list[dict[str, str]]:
+    if not shop.group.leads:
+        return []
+    dataset, found = shop.dataset, []
+    for prompt in PROMPTS:
+        tokens = continuation(
+            model, [dataset.bos_id, *dataset.encode(prompt)], SAMPLE_TOKENS, 0.7, stream(shop.recipe.seed, f"sample/{prompt}"),
+            Context(shop.attention), shop.recipe.train.sequence_tokens,
+        )
+        found.append({"prompt": prompt, "text": dataset.decode(tokens)})
+    return found
+
+
+def _summary(shop: Workshop) -> dict[str, Any]:
+    record = shop.record
+    stages = {name: record.result(name) for name in ("pre_quant", "post_quant", "final") if record.done(name)}
+    train = record.result("train") if record.done("train") else None
+    compress = record.result("compress") if record.done("compress") else {}
+    artifact = compress.get("artifact") or artifact_bytes(
+        shop.directory / "artifact.pgolf", shop.directory / "code.zip", shop.recipe.quant.limit_bytes
+    )
+    final = stages["final"]
+    seconds = record.seconds()
+    phases = {
+        "train": seconds.get("train", 0.0), "calibrate": compress.get("calibrate_seconds", 0.0),
+        "load": seconds["load"], "score": final["seconds"],
+    }
+    return {
+        "val_bpb": final["val_bpb"],
+        "val_loss": final["val_loss"],
+        "experiment": shop.recipe.name,
+        "seed": shop.recipe.seed,
+        "digest": record.data.get("digest"),
+        "stages": stages,
+        "artifact": artifact,
+        "classes": compress.get("classes"),
+        "train": None if train is None else {key: train[key] for key in ("steps", "tokens", "seconds", "looped_at")},
+        "model": {"parameters": sum(value.numel() for value in shop.new_model().state_dict().values())},
+        "audit": record.result("audit"),
+        "baselines": record.result("prepare")["baselines"],
+        "samples": record.result("samples")["samples"],
+        "seconds": seconds,
+        "limits": limits(phases, TRAIN_LIMIT_SECONDS, SCORE_LIMIT_SECONDS),
+        "run_directory": str(shop.directory),
+    }
+
+
+def _randomise(model: GPT, seed: int) -> None:
+    """Give an untrained model weights that make every prediction depend on its inputs (output projections start at zero)."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=stream(seed, f"audit/{name}")) * 0.1)
