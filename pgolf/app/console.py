@@ -12,8 +12,8 @@ import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import Task as Bar
 
-PLAIN_WIDTH = 100  # columns when the output is a pipe or a file
-SECONDS_BETWEEN_LINES = 5.0
+PLAIN_WIDTH = 110  # columns when the output is a pipe or a file
+SECONDS_BETWEEN_LINES = 5.0  # at the beginning; later a twentieth of the time that has passed
 LEAST_SECONDS = 1.0
 PARTS = 10  # a line at each tenth as well
 
@@ -25,7 +25,9 @@ class Screen:
     """
 
     def __init__(self, log: Path | None = None, stream: TextIO | None = None):
-        self.out = rich.console.Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+        stream = stream or sys.stdout
+        width = None if stream.isatty() else PLAIN_WIDTH
+        self.out = rich.console.Console(file=stream, highlight=False, width=width)
         self._log_path = log
         self._progress: Progress | None = None
         self._running = 0
@@ -43,7 +45,7 @@ class Screen:
 
     def show(self, message: str) -> None:
         """One line on the screen alone."""
-        self.out.print(message, markup=False, emoji=False)
+        self.out.print(message, markup=False, emoji=False, soft_wrap=True)
 
     def log(self, message: str) -> None:
         """One line in the log alone; an output without a log drops it."""
@@ -97,7 +99,8 @@ class Progression:
         self.title, self.total, self.write = title, total, write
         self.bar: Callable[[int, str], None] | None = None
         self.done, self.figures = 0, ""
-        self._last, self._part = time.monotonic(), 0
+        self._started = self._last = time.monotonic()
+        self._part = 0
 
     def update(self, done: int, **figures: float | str) -> None:
         """Say that `done` units are finished."""
@@ -105,9 +108,13 @@ class Progression:
         self.figures = "  ".join(f"{name} {_number(value)}" for name, value in figures.items())
         if self.bar is not None:
             self.bar(done, self.figures)
-        since, part = time.monotonic() - self._last, self._part_of(done)
-        if since >= SECONDS_BETWEEN_LINES or (part > self._part and since >= LEAST_SECONDS):
-            self._last, self._part = time.monotonic(), part
+        if done == self.total:
+            return  # the closing line follows
+        now, part = time.monotonic(), self._part_of(done)
+        patience = max(SECONDS_BETWEEN_LINES, (now - self._started) / 20)
+        since = now - self._last
+        if since >= patience or (part > self._part and since >= LEAST_SECONDS):
+            self._last, self._part = now, part
             self.write(self.line())
 
     def line(self) -> str:

@@ -21,9 +21,18 @@ def dry_build(config: dict[str, Any], skip: frozenset[str] = frozenset()) -> lis
     for key in PARTS:
         if key not in skip:
             _attempt(problems, config, lambda key=key: parts.update({key: build(config[key], key)}))
+    if "kernels" not in skip:
+        problems += _check_kernels(config["kernels"])
     if "model" in parts and "data" in parts:
         _attempt(problems, config, lambda: _build_model(config, parts))
     return problems
+
+
+def _check_kernels(kernels: str) -> list[Problem]:
+    from pgolf.kernels.attend import BACKENDS
+
+    accepted = ("auto", *BACKENDS)
+    return [] if kernels in accepted else [Problem("kernels", kernels, f"expected one of {', '.join(accepted)}")]
 
 
 def _build_model(config: dict[str, Any], parts: dict[str, Any]) -> None:

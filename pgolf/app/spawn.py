@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from pgolf.app import failure, signals
 from pgolf.errors import UserError
 
+RANK_ENDED = re.compile(r"rank\s*: (\d+) .*?\n\s*exitcode\s*: (-?\d+)")
+KILLED = {-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS}
 PATIENCE = 40.0  # seconds: torchrun gives its workers 30 before it kills them
 
 
@@ -71,13 +74,16 @@ def _wait(child: subprocess.Popen[bytes]) -> int:
 
 
 def _failed(directory: Path, nproc: int, status: int, start: int) -> WorkerFailed:
-    noted = failure.first(directory)
-    if noted is not None:
-        return WorkerFailed(failure.sentence(noted, directory, nproc), noted.exit_status)
     log = directory / failure.FOLDER / "torchrun.log"
     with open(log, "rb") as file:
         file.seek(start)
-        lines = file.read().decode(errors="replace").splitlines()
-    exits = [line.strip() for line in lines if "exitcode" in line or "Signal" in line]
-    last = exits[-1] if exits else f"torchrun ended with status {status}"
-    return WorkerFailed(f"a worker ended without a word, perhaps out of memory: {last} (more in {log})", 1)
+        report = file.read().decode(errors="replace")
+    killed = [(rank, int(code)) for rank, code in RANK_ENDED.findall(report) if int(code) in KILLED]
+    if killed:
+        rank, code = killed[0]
+        name = signal.Signals(-code).name
+        return WorkerFailed(f"rank {rank} was ended by {name}, perhaps for lack of memory (more in {log})", 1)
+    noted = failure.first(directory)
+    if noted is not None:
+        return WorkerFailed(failure.sentence(noted, directory, nproc), noted.exit_status)
+    return WorkerFailed(f"torchrun ended with status {status} and no rank said why (more in {log})", 1)
