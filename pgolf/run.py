@@ -21,8 +21,9 @@ from torch import Tensor
 from pgolf.audit.checks import table
 from pgolf.audit.probe import Audit
 from pgolf.console import Console
-from pgolf.data.dataset import DataConfig, Dataset, ValidationSet
+from pgolf.data.dataset import DataConfig, Dataset
 from pgolf.data.loaders import ShuffledSequenceLoader
+from pgolf.data.validation import ValidationSet
 from pgolf.distributed import Group, alone
 from pgolf.errors import UserError
 from pgolf.files import write_bytes, write_json
@@ -38,7 +39,7 @@ from pgolf.quant.code import artifact_bytes, write_code_archive
 from pgolf.quant.compress import Compressor
 from pgolf.quant.hessian import collect_hessians
 from pgolf.record import RunRecord, Tracker
-from pgolf.score.baselines import baselines
+from pgolf.data.baselines import baselines
 from pgolf.score.scorer import Scorer
 from pgolf.train.clock import BudgetClock, limits
 from pgolf.train.loop import Trainer

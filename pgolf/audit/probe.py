@@ -15,7 +15,7 @@ from torch import Tensor
 from pgolf.audit.checks import Check
 from pgolf.audit.recorder import Recorder, fingerprint
 from pgolf.console import Silent
-from pgolf.data.dataset import ValidationSet
+from pgolf.data.validation import ValidationSet
 from pgolf.distributed import Group
 from pgolf.model.gpt import GPT
 from pgolf.score.ledger import Ledger, RuleBroken

@@ -1,13 +1,11 @@
 """The prepared data set: how it is described, made once, reused, and read."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from pgolf.console import Console
 from pgolf.data.documents import Source, split
@@ -21,53 +19,10 @@ from pgolf.data.manifest import (
 )
 from pgolf.data.prepare import build, preparation_lock
 from pgolf.data.shards import iterate_documents, read_shard
-from pgolf.data.tokenizer import BOS_ID, SentencePieceTokenizer, Tokenizer
+from pgolf.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from pgolf.data.validation import BOS_ID, ValidationSet
 from pgolf.errors import UserError
 from pgolf.files import write_bytes
-
-
-@dataclass(frozen=True)
-class ValidationSet:
-    """The validation documents, as the scorer reads them.
-
-    Attributes:
-        tokens: uint16 [n]; each document is BOS and its tokens.
-        token_bytes: int32 [n]; bytes of original text a token stands for (BOS: 0).
-        document_starts: int64 [d]; index of each document's BOS.
-        document_bytes: int64 [d]; UTF-8 length of each original text, counted independently of the
-            tokens.
-        names: one per document.
-    """
-
-    tokens: npt.NDArray[np.uint16]
-    token_bytes: npt.NDArray[np.int32]
-    document_starts: npt.NDArray[np.int64]
-    document_bytes: npt.NDArray[np.int64]
-    names: list[str]
-
-    def head(self, num_documents: int, max_tokens: int) -> "ValidationSet":
-        """The first `num_documents` documents, each cut to `max_tokens` tokens (BOS included).
-
-        A cut document's bytes are the sum over its tokens; a whole document keeps its independent
-        count.
-        """
-        if num_documents < 1 or max_tokens < 2:
-            raise ValueError(
-                "head needs at least 1 document of at least 2 tokens (BOS and one more)"
-            )
-        ends = np.append(self.document_starts[1:], len(self.tokens))[:num_documents]
-        starts = self.document_starts[:num_documents]
-        cuts = np.minimum(ends, starts + max_tokens)
-        index = np.concatenate([np.arange(s, e) for s, e in zip(starts, cuts, strict=True)])
-        lengths = cuts - starts
-        summed = [int(self.token_bytes[s:e].sum()) for s, e in zip(starts, cuts, strict=True)]
-        return ValidationSet(
-            tokens=self.tokens[index],
-            token_bytes=self.token_bytes[index],
-            document_starts=np.cumsum(lengths) - lengths,
-            document_bytes=np.where(cuts == ends, self.document_bytes[:num_documents], summed),
-            names=self.names[:num_documents],
-        )
 
 
 class Dataset:

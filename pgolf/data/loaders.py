@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 
 from pgolf.data.shards import Tokens, read_shard, shard_length
-from pgolf.data.tokenizer import BOS_ID
+from pgolf.data.validation import BOS_ID
 from pgolf.errors import UserError
+from pgolf.kernels.packing import build_cu_seqlens
 
 
 class Batch(NamedTuple):
@@ -31,26 +32,6 @@ class Batch(NamedTuple):
     inputs: torch.Tensor
     targets: torch.Tensor
     cu_seqlens: torch.Tensor | None
-
-
-def build_cu_seqlens(
-    bos_positions: npt.NDArray[np.integer], total: int, max_document_tokens: int, bucket: int
-) -> torch.Tensor:
-    """Segment boundaries of a packed row of `total` tokens, int32 [a multiple of `bucket`].
-
-    A document longer than `max_document_tokens` is cut into pieces of that length (0: never cut).
-    The end is repeated up to the bucket (zero-length segments), so that compiled graphs see few
-    shapes.
-    """
-    starts = [int(position) for position in bos_positions]
-    if not starts or starts[0] != 0:
-        starts.insert(0, 0)
-    boundaries: list[int] = []
-    for start, end in zip(starts, [*starts[1:], total], strict=True):
-        boundaries.extend(range(start, end, max_document_tokens or max(1, end - start)))
-    boundaries.append(total)
-    boundaries.extend([total] * (-len(boundaries) % bucket))
-    return torch.tensor(boundaries, dtype=torch.int32)
 
 
 def _sorted_files(files: Sequence[Path], world_size: int, rank: int) -> list[Path]:

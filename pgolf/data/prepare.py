@@ -22,7 +22,8 @@ from pgolf.data.manifest import (
     write_manifest,
 )
 from pgolf.data.shards import ShardWriter
-from pgolf.data.tokenizer import BOS_ID, SentencePieceTokenizer, Tokenizer
+from pgolf.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from pgolf.data.validation import BOS_ID
 from pgolf.errors import UserError
 from pgolf.files import write_bytes
 

@@ -10,9 +10,9 @@ from typing import Any
 import sentencepiece
 
 from pgolf.data.documents import WORD_MARK
+from pgolf.data.validation import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from pgolf.errors import UserError
 
-PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 SMALLEST_VOCABULARY = 4 + 256 + 2  # Special ids, byte pieces, a space and a line break.
 # The trainer drops whole sentences that hold NUL or one of its own markers.
 UNTRAINABLE = frozenset("\0\u2047\u2585")

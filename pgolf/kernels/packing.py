@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -42,3 +44,23 @@ class Packing:
         return Packing(
             self.cu_seqlens.to(device), self.max_seqlen, self.gather.to(device), self.scatter.to(device)
         )
+
+
+def build_cu_seqlens(
+    bos_positions: npt.NDArray[np.integer], total: int, max_document_tokens: int, bucket: int
+) -> torch.Tensor:
+    """Segment boundaries of a packed row of `total` tokens, int32 [a multiple of `bucket`].
+
+    A document longer than `max_document_tokens` is cut into pieces of that length (0: never cut).
+    The end is repeated up to the bucket (zero-length segments), so that compiled graphs see few
+    shapes.
+    """
+    starts = [int(position) for position in bos_positions]
+    if not starts or starts[0] != 0:
+        starts.insert(0, 0)
+    boundaries: list[int] = []
+    for start, end in zip(starts, [*starts[1:], total], strict=True):
+        boundaries.extend(range(start, end, max_document_tokens or max(1, end - start)))
+    boundaries.append(total)
+    boundaries.extend([total] * (-len(boundaries) % bucket))
+    return torch.tensor(boundaries, dtype=torch.int32)

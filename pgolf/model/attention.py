@@ -16,10 +16,9 @@ def exclude_value(y: Tensor, v: Tensor) -> Tensor:
 
     y [B, T, H, d], v [B, T, G, d] -> [B, T, H, d].
     """
-    direction = torch.nn.functional.normalize(v, dim=-1, eps=1e-12)
-    grouped = y.unflatten(2, (v.shape[2], -1))
-    along = (grouped * direction[:, :, :, None]).sum(-1, keepdim=True)
-    return (grouped - along * direction[:, :, :, None]).flatten(2, 3)
+    grouped, v = y.unflatten(2, (v.shape[2], -1)), v[:, :, :, None]
+    share = torch.linalg.vecdot(grouped, v) / torch.linalg.vecdot(v, v).clamp_min(1e-24)
+    return torch.addcmul(grouped, share[..., None], v, value=-1.0).flatten(2, 3)
 
 
 class CausalSelfAttention(Part):

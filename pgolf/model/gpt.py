@@ -39,9 +39,9 @@ class Block(Part):
     def forward(self, x: Tensor, x0: Tensor, slot: int, context: Context) -> Tensor:
         """x, x0 [B, T, dim] -> [B, T, dim]."""
         mix = self.resid_mix.to(x.dtype)
-        u = mix[0] * x + mix[1] * x0
-        v = u + self.attn_scale.to(x.dtype) * self.attn(rms_norm(u) * self.norm_scale, slot, context)
-        return v + self.mlp_scale.to(x.dtype) * self.mlp(rms_norm(v) * self.norm_scale, slot, context)
+        u = torch.addcmul(mix[0] * x, mix[1], x0)
+        v = torch.addcmul(u, self.attn_scale.to(x.dtype), self.attn(rms_norm(u, self.norm_scale), slot, context))
+        return torch.addcmul(v, self.mlp_scale.to(x.dtype), self.mlp(rms_norm(v, self.norm_scale), slot, context))
 
 
 def _first_row_ones(tensor: Tensor, generator: torch.Generator) -> None:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-# Coefficients (a, b, c) of one iteration X <- a X + (b A + c A^2) X with A = X X^T.
+# Coefficients (a, b, c) of the iterations X <- a X + (b A + c A^2) X with A = X X^T. One triple is used again and again;
+# a list of several is walked once and not beyond its end.
 STOCK: tuple[tuple[float, float, float], ...] = ((3.4445, -4.775, 2.0315),)
 POLAR_EXPRESS: tuple[tuple[float, float, float], ...] = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -25,13 +26,12 @@ def orthogonalise(
 ) -> Tensor:
     """Newton-Schulz iteration on a batch [n, rows, cols]; returns the same shape and dtype.
 
-    Singular values are driven towards 1. Iteration i uses coefficients[i], the last ones again when steps exceed them.
+    Singular values are driven towards 1. At most as many iterations as there are coefficients, unless there is only one triple.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for step in range(steps):
-        a, b, c = coefficients[min(step, len(coefficients) - 1)]
+    for a, b, c in coefficients * steps if len(coefficients) == 1 else coefficients[:steps]:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a, alpha=1.0)
     return x.mT if tall else x

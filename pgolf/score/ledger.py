@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgolf.data.dataset import ValidationSet
+from pgolf.data.validation import ValidationSet
 
 
 class RuleBroken(Exception):

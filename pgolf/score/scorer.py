@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf.data.dataset import ValidationSet
+from pgolf.data.validation import ValidationSet
 from pgolf.distributed import Group
 from pgolf.score.ledger import Ledger, RuleBroken, Total
 

@@ -4,9 +4,8 @@ import math
 
 import torch
 
-from pgolf.data.loaders import build_cu_seqlens
-from pgolf.data.tokenizer import BOS_ID
-from pgolf.kernels.packing import Packing
+from pgolf.data.validation import BOS_ID
+from pgolf.kernels.packing import Packing, build_cu_seqlens
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
 from pgolf.model.precision import autocast

@@ -1,0 +1,193 @@
+"""The training loop: learns, resumes to the bit, keeps its clock, agrees over processes."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from pgolf.console import Silent
+from pgolf.errors import UserError
+from pgolf.kernels.attend import sdpa
+from pgolf.optim.averaging import ExponentialAverage
+from pgolf.optim.muon import Muon
+from pgolf.optim.roles import RoleOptimizers
+from pgolf.optim.schedule import MomentumRamp, Warmdown
+from pgolf.train import checkpoint
+from pgolf.train.clock import BudgetClock, limits
+from pgolf.train.loop import Trainer
+from tests.support import ALONE, FakeDataset, tiny_model
+
+SETTINGS = {
+    "max_steps": 30, "max_seconds": None, "batch_tokens": 512, "micro_batch_tokens": 256, "sequence_tokens": 64, "loop_at": 0.4,
+    "clip_norm": 1.0, "schedule": Warmdown(fraction=0.5, floor=0.1), "momentum": MomentumRamp(start=0.8, end=0.9, steps=5),
+    "averaging": partial(ExponentialAverage, decay=0.8), "checkpoint_seconds": 1e9,
+}
+MUON = partial(
+    Muon, lr=0.03, momentum=0.9, weight_decay=0.01, nesterov=True, row_normalise=True, newton_schulz_steps=5, coefficients="polar_express"
+)
+
+
+def optimisers(model):
+    adam = partial(torch.optim.AdamW, lr=0.02)
+    return RoleOptimizers(model, matrix=MUON, embedding=adam, scalar=adam, head=None, gate=None)
+
+
+def train(directory: Path, group=ALONE, seed=1, stop_after=None, **changes):
+    """Train on predictable text; gives averaged weights, progress, events and the model."""
+    settings = {**SETTINGS, **changes}
+    directory.mkdir(parents=True, exist_ok=True)
+    if group.leads and not (directory / "train_000000.bin").exists():
+        FakeDataset(directory)
+    group.barrier()
+    dataset = FakeDataset.__new__(FakeDataset)
+    dataset.train_files = sorted(directory.glob("train_*.bin"))
+    model, events = tiny_model(seed=seed), []
+
+    def log(event):
+        events.append(event)
+        if stop_after is not None and event["step"] == stop_after:
+            raise KeyboardInterrupt
+
+    averaged, progress = Trainer(**settings).run(
+        model, optimisers(model), dataset, sdpa, directory / "checkpoint", group=group, clock=BudgetClock(), console=Silent(), log=log
+    )
+    return averaged, progress, events, model
+
+
+def test_training_learns_and_reports(tmp_path):
+    averaged, progress, events, model = train(tmp_path)
+    losses = [event["train_loss"] for event in events]
+    assert losses[-1] < 0.5 * losses[0]
+    assert (progress.step, progress.tokens, progress.looped_at) == (30, 30 * 512, 12)
+    assert [event["plan"] for event in events] == ["plain"] * 12 + ["looped"] * 18
+    assert events[0]["lr_scale"] == 1.0 and events[-1]["lr_scale"] < 0.15
+    assert set(averaged) == set(model.state_dict())
+
+
+def test_average_is_the_recursion_over_the_weights(tmp_path):
+    one_step, _, _, model = train(tmp_path, max_steps=1)
+    start = tiny_model(seed=1).state_dict()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(one_step[name], 0.8 * start[name] + 0.2 * value)
+
+
+def test_the_same_bits_again(tmp_path):
+    first, _, events, _ = train(tmp_path)
+    second, _, again, _ = train(tmp_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert [event["train_loss"] for event in events] == [event["train_loss"] for event in again]
+
+
+@pytest.mark.parametrize("stop_after", [7, 20])
+def test_a_run_that_was_stopped_continues_to_the_same_bits(tmp_path, stop_after):
+    """Stopped before and after recurrence starts, with a checkpoint after every step."""
+    whole, _, events, _ = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", checkpoint_seconds=0.0, stop_after=stop_after)
+    rest, progress, tail, _ = train(tmp_path / "cut", checkpoint_seconds=0.0)
+    assert tail[0]["step"] == stop_after  # the step that was running when it stopped had no checkpoint yet
+    assert progress.step == 30
+    assert [event["train_loss"] for event in tail] == [event["train_loss"] for event in events[stop_after - 1 :]]
+    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
+    path = tmp_path / "state.pgolf"
+    checkpoint.save(path, {"step": 3, "x": torch.arange(4)})
+    assert torch.equal(checkpoint.load(path)["x"], torch.arange(4))
+    good = path.read_bytes()
+    for bad in (good[:-5], good[:60] + bytes([good[60] ^ 1]) + good[61:], b"", b"something else entirely"):
+        path.write_bytes(bad)
+        with pytest.raises(UserError, match="state.pgolf is damaged.*delete it"):
+            checkpoint.load(path)
+
+
+def test_a_loss_that_is_not_a_number_stops_in_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="loss became (nan|inf).*optim.matrix.lr"):
+        train(tmp_path, clip_norm=1e30, schedule=lambda progress: 1e30)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_steps": None}, "no end"),
+        ({"max_steps": 0}, "at least 1"),
+        ({"batch_tokens": 500}, "batch_tokens=500 is not a multiple"),
+        ({"sequence_tokens": 257}, "sequence_tokens=257"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Trainer(**{**SETTINGS, **changes})
+
+
+def test_batches_that_cannot_be_shared_out_are_refused():
+    with pytest.raises(UserError, match="2 micro-batches a step cannot be shared by 3"):
+        Trainer(**SETTINGS).micro_steps(3)
+
+
+def test_fraction_is_that_of_the_nearer_limit():
+    trainer = Trainer(**{**SETTINGS, "max_steps": 10, "max_seconds": 100.0})
+    assert trainer.fraction(5, 10.0) == 0.5
+    assert trainer.fraction(1, 90.0) == 0.9
+
+
+def test_clock_adds_up_named_phases():
+    now = [0.0]
+    clock = BudgetClock({"train": 5.0}, now=lambda: now[0])
+    for phase, seconds in (("train", 2.0), ("calibrate", 3.0), ("train", 1.0)):
+        with clock.phase(phase):
+            now[0] += seconds
+            assert clock.elapsed(phase) == clock.seconds.get(phase, 0.0) + seconds
+    assert clock.seconds == {"train": 8.0, "calibrate": 3.0}
+    with pytest.raises(RuntimeError, match="inside"), clock.phase("a"), clock.phase("b"):
+        pass
+
+
+def test_both_readings_of_the_time_limits():
+    table = limits({"train": 599.0, "calibrate": 4.0, "score": 400.0, "load": 10.0}, 600.0, 600.0)
+    assert table["train_as_practised"] == {"seconds": 599.0, "limit": 600.0, "within": True}
+    assert table["train_strict"] == {"seconds": 603.0, "limit": 600.0, "within": False}
+    assert table["score_strict"]["seconds"] == 410.0
+
+
+RANK_PROGRAM = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from pgolf import distributed
+from tests.train.test_train import train
+group = distributed.join()
+averaged, progress, events, _ = train(Path(sys.argv[1]), group=group, max_steps=20, batch_tokens=1024)
+if group.leads:
+    torch.save({"average": averaged, "losses": [e["train_loss"] for e in events]}, sys.argv[2])
+group.close()
+"""
+
+
+def test_two_processes_train_like_one(tmp_path):
+    """Two gloo processes and one, 20 steps: the same losses and weights to tolerance."""
+    program = tmp_path / "rank.py"
+    program.write_text(RANK_PROGRAM)
+    root = Path(__file__).parents[2]
+    results = []
+    for world in (1, 2):
+        out = tmp_path / f"out{world}.pt"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(program), str(tmp_path / "data"), str(out)]
+        done = subprocess.run(command, cwd=root, env=_environment(root), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        results.append(torch.load(out))
+    one, two = results
+    assert one["losses"] == pytest.approx(two["losses"], rel=1e-4)
+    for name, value in one["average"].items():
+        assert (value - two["average"][name]).norm() <= 1e-3 * value.norm() + 1e-6, name
+
+
+def _environment(root: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+
