@@ -1,7 +1,7 @@
-"""From nodes to objects. One node is one constructor call; `_partial_: true` gives a functools.partial.
+"""From nodes to objects: one node is one constructor call, `_partial_: true` a functools.partial.
 
-This is all of `hydra.utils.instantiate` that pgolf uses, written out so that worker processes do not
-import Hydra, parts are plain objects and plain partials, and an error names the node it came from.
+This is all of `hydra.utils.instantiate` that pgolf uses, written out so that worker processes do
+not import Hydra, parts are plain objects and plain partials, and an error names its node.
 """
 
 import functools
@@ -22,7 +22,7 @@ REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, N
 
 
 class BuildError(UserError):
-    """A constructor refused its arguments. `key` is the dotted key of its node, `reason` what it said."""
+    """A constructor refused its arguments. key: that of its node; reason: what it said."""
 
     exit_status = 2
 
@@ -38,15 +38,19 @@ def recipe(config: dict[str, Any]) -> "Recipe":
     parts = {key: build(config[key], key) for key in PARTS}
     data_root = Path(config["paths"]["data"])
     return Recipe(
-        name=config["name"], seed=config["seed"], kernels=config["kernels"], data_root=data_root, **parts
+        name=config["name"],
+        seed=config["seed"],
+        kernels=config["kernels"],
+        data_root=data_root,
+        **parts,
     )
 
 
 def build(value: Any, key: str) -> Any:
     """Construct what a plain value describes, nested nodes first; an absent node gives None.
 
-    `key` is its dotted key, for errors. Raises BuildError for a target that is not allowed and for a
-    constructor that raises.
+    `key` is its dotted key, for errors. Raises BuildError for a target that is not allowed and
+    for a constructor that raises.
     """
     if is_absent(value):
         return None
@@ -83,7 +87,7 @@ def _as_annotated(value: Any, annotation: Any) -> Any:
 
 
 class blaming:
-    """Turn what constructors raise inside the block into BuildError with the key of the innermost node.
+    """Turn what constructors raise inside the block into BuildError with the innermost node's key.
 
     A partial is called long after it was made, so the node is found by the code that was running.
     """
@@ -99,7 +103,9 @@ class blaming:
         if isinstance(error, BuildError) or not isinstance(error, REFUSALS):
             return
         owners = {_code(target): key for key, target in _targets(self.node, self.key)}
-        running = [owners[frame.f_code] for frame, _ in traceback.walk_tb(trace) if frame.f_code in owners]
+        running = [
+            owners[frame.f_code] for frame, _ in traceback.walk_tb(trace) if frame.f_code in owners
+        ]
         reason = str(error) if str(error) else type(error).__name__
         raise BuildError(running[-1] if running else self.key, reason) from error
 

@@ -26,7 +26,7 @@ def require_valid(jobs: list[Job]) -> None:
 
 
 def problems_of(job: Job) -> list[str]:
-    """The problems of one job: what Hydra refused, what the signatures and the constructors refuse."""
+    """The problems of one job: what Hydra, the signatures and the constructors refuse."""
     sentences = [_refusal(refusal, job) for refusal in job.refusals]
     if not job.config:
         return sentences
@@ -36,13 +36,17 @@ def problems_of(job: Job) -> list[str]:
     if not any(problem.key.partition(".")[0] in ("seed", "paths") for problem in found):
         from pgolf.app.dry import dry_build
 
-        found += dry_build(job.config, frozenset(problem.key.partition(".")[0] for problem in found))
+        found += dry_build(
+            job.config, frozenset(problem.key.partition(".")[0] for problem in found)
+        )
     return sentences + [_sentence(problem, job) for problem in found]
 
 
 def _sentence(problem: Problem, job: Job) -> str:
     if problem.value is NO_VALUE:
-        origin = job.origins.find(problem.key) or job.origins.find_nearest(problem.key.rpartition(".")[0])
+        origin = job.origins.find(problem.key) or job.origins.find_nearest(
+            problem.key.rpartition(".")[0]
+        )
         return f"{problem.key} is missing{_in_brackets(origin)}: {problem.message}"
     if is_node(problem.value):
         return f"{problem.key}: {problem.message}{_in_brackets(_settings(problem, job))}"
@@ -81,14 +85,20 @@ def _refusal(refusal: Refusal, job: Job) -> str:
     name, dot, rest = key.removeprefix(prefix).partition(".")
     if is_absent(parent):
         group = above.replace(".", "/")
-        return f"{refusal.sentence}: {above} is absent. Choose a part with {group}={_options(job, group)}"
+        choice = f"{group}={_options(job, group)}"
+        return f"{refusal.sentence}: {above} is absent. Choose a part with {choice}"
     if is_node(parent) and name in _arguments(parent):
-        return f"{refusal.sentence}: no file sets it, but {parent['_target_']} takes it. Write +{refusal.override}"
-    names = [one for one in parent if not str(one).startswith("_")] if isinstance(parent, dict) else []
+        takes = f"no file sets it, but {parent['_target_']} takes it"
+        return f"{refusal.sentence}: {takes}. Write +{refusal.override}"
+    names = (
+        [one for one in parent if not str(one).startswith("_")] if isinstance(parent, dict) else []
+    )
     names += _arguments(parent)
     close = closest(name, names)
     mended = [f"{prefix}{one}{dot}{rest}" for one in close] or _same_end(key, config)
-    accepted = f" {above or 'The configuration'} has {', '.join(sorted(set(names)))}" if names else ""
+    accepted = (
+        f" {above or 'The configuration'} has {', '.join(sorted(set(names)))}" if names else ""
+    )
     return f"{refusal.sentence}{did_you_mean(mended) or '.'}{accepted}"
 
 

@@ -37,7 +37,11 @@ def refuse(error: UserError) -> int:
     if os.environ.get("RANK", "0") == "0":
         if isinstance(error, ConfigError):
             number = len(error.problems)
-            print(f"pgolf: {number} problem{'s' * (number > 1)} in the configuration; nothing was started.", file=sys.stderr)
+            print(
+                f"pgolf: {number} problem{'s' * (number > 1)} in the configuration; "
+                "nothing was started.",
+                file=sys.stderr,
+            )
             for problem in error.problems:
                 print(f"  - {problem}", file=sys.stderr)
         else:
@@ -46,7 +50,7 @@ def refuse(error: UserError) -> int:
 
 
 def application(arguments: list[str]) -> int:
-    """`pgolf [overrides]`: refuse a wrong command line, then let Hydra start the job or the sweep."""
+    """`pgolf [overrides]`: refuse a wrong command line, then let Hydra start the job or sweep."""
     from hydra._internal.utils import get_args_parser
 
     options = get_args_parser().parse_args(arguments)
@@ -63,7 +67,9 @@ def application(arguments: list[str]) -> int:
     from pgolf.app import check, compose, sweep
 
     directory = compose.resolve_directory(options.config_path)
-    with compose.composer(options.config_dir, directory, options.config_name or "config") as composer:
+    with compose.composer(
+        options.config_dir, directory, options.config_name or "config"
+    ) as composer:
         jobs = composer.jobs(options.overrides, multirun)
     check.require_valid(jobs)
     if not multirun:
@@ -79,7 +85,10 @@ def _refuse_words(overrides: list[str]) -> None:
             from pgolf.app.signature import nearest
 
             raise ConfigError(
-                [f"{word} (command line): neither key=value nor a verb{nearest(word, SUMMARIES) or '.'} The verbs are {', '.join(SUMMARIES)}"]
+                [
+                    f"{word} (command line): neither key=value nor a verb"
+                    f"{nearest(word, SUMMARIES) or '.'} The verbs are {', '.join(SUMMARIES)}"
+                ]
             )
 
 
@@ -97,5 +106,7 @@ def _hydra() -> None:
     from pgolf.app.compose import config_directory
     from pgolf.app.launch import task
 
-    decorate: Any = hydra.main(config_path=str(config_directory()), config_name="config", version_base="1.3")
+    decorate: Any = hydra.main(
+        config_path=str(config_directory()), config_name="config", version_base="1.3"
+    )
     decorate(task)()

@@ -31,7 +31,7 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, Va
 
 @dataclass
 class Job:
-    """One composed job. `refusals` is what Hydra itself refused; `config` is what was left to check."""
+    """One composed job. `refusals`: what Hydra itself refused; `config`: what is left to check."""
 
     overrides: list[str]
     config: dict[str, Any]
@@ -70,6 +70,19 @@ class Composer:
         expanded = self._expand(legal) if multirun else [legal]
         return [self._job(one, multirun, list(refusals)) for one in expanded]
 
+    def groups(self) -> dict[str, list[str]]:
+        """Every group of the configuration and its options, nested groups as `model/attention`."""
+        found: dict[str, list[str]] = {}
+        waiting = list(self.hydra.config_loader.list_groups(""))
+        while waiting:
+            group = waiting.pop(0)
+            options = self.hydra.config_loader.get_group_options(group)
+            found |= {group: sorted(options)} if options else {}
+            waiting += [f"{group}/{one}" for one in self.hydra.config_loader.list_groups(group)]
+        return {
+            group: names for group, names in sorted(found.items()) if not group.startswith("hydra")
+        }
+
     def _parse(self, overrides: list[str]) -> tuple[list[str], list[Refusal]]:
         legal, refusals = [], []
         for override in overrides:
@@ -94,7 +107,11 @@ class Composer:
             return [fixed + [str(one.input_line) for one in plain if not one.is_sweep_override()]]
         standing = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
         swept = OverridesParser.create(config_loader=loader).parse_overrides(standing) + plain
-        return [fixed + list(one) for batch in BasicSweeper.split_arguments(swept, None) for one in batch]
+        return [
+            fixed + list(one)
+            for batch in BasicSweeper.split_arguments(swept, None)
+            for one in batch
+        ]
 
     def _job(self, overrides: list[str], multirun: bool, refusals: list[Refusal]) -> Job:
         remaining = list(overrides)
@@ -130,8 +147,10 @@ class Composer:
 
 
 @contextmanager
-def composer(extra: str | None = None, directory: Path | None = None, name: str = "config") -> Iterator[Composer]:
-    """A composer for the block. `extra` is the user's `--config-dir`; UserError when it is not there."""
+def composer(
+    extra: str | None = None, directory: Path | None = None, name: str = "config"
+) -> Iterator[Composer]:
+    """A composer for the block. extra: the user's `--config-dir`; UserError without it."""
     search_path = create_config_search_path(str(directory or config_directory()))
     if extra is not None:
         if not Path(extra).is_dir():

@@ -1,16 +1,19 @@
-"""What a run says: bars on a terminal, rate-limited lines elsewhere, and everything in train.log."""
+"""What a run says: bars on a terminal, rate-limited lines elsewhere, everything in train.log."""
 
 import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 import rich.console
+from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import Task as Bar
+from rich.table import Table
+from rich.text import Text
 
 PLAIN_WIDTH = 110  # columns when the output is a pipe or a file
 SECONDS_BETWEEN_LINES = 5.0  # at the beginning; later a twentieth of the time that has passed
@@ -19,7 +22,7 @@ PARTS = 10  # a line at each tenth as well
 
 
 class Screen:
-    """A `pgolf.console.Console` for one process that may talk: its output and, if given, a log file.
+    """A `pgolf.console.Console` for one process that may talk: its output and perhaps a log file.
 
     The log is appended to, so a resumed run keeps the story of its first part.
     """
@@ -46,6 +49,13 @@ class Screen:
     def show(self, message: str) -> None:
         """One line on the screen alone."""
         self.out.print(message, markup=False, emoji=False, soft_wrap=True)
+
+    def tables(self, parts: Iterable[Table | Text]) -> None:
+        """Tables on the screen: with lines on a terminal, in plain ASCII elsewhere."""
+        for part in parts:
+            if isinstance(part, Table):
+                part.box = box.ROUNDED if self.terminal else box.ASCII2
+            self.out.print(part)
 
     def log(self, message: str) -> None:
         """One line in the log alone; an output without a log drops it."""
@@ -93,7 +103,7 @@ class Screen:
 
 
 class Progression:
-    """The task of a Screen: draws the bar, and writes a line every few seconds or tenth of the way."""
+    """The task of a Screen: draws the bar, writes a line every few seconds or tenth of the way."""
 
     def __init__(self, title: str, total: int | None, write: Callable[[str], None]):
         self.title, self.total, self.write = title, total, write
@@ -129,9 +139,9 @@ class Progression:
 class _Remaining(TimeRemainingColumn):
     """Time to go, empty for work of unknown length."""
 
-    def render(self, task: Bar) -> rich.text.Text:
+    def render(self, task: Bar) -> Text:
         """The column of one bar."""
-        return super().render(task) if task.total else rich.text.Text("")
+        return super().render(task) if task.total else Text("")
 
 
 def _progress(out: rich.console.Console) -> Progress:

@@ -11,7 +11,18 @@ from pgolf.files import sha256_bytes
 
 ABSENT_TARGET = "pgolf.absent.absent"
 BOOKKEEPING = frozenset(
-    {"name", "force", "fail_fast", "paths", "track", "launch", "hydra", "scale", "size", "experiment"}
+    {
+        "name",
+        "force",
+        "fail_fast",
+        "paths",
+        "track",
+        "launch",
+        "hydra",
+        "scale",
+        "size",
+        "experiment",
+    }
 )
 SHORT = 8  # digits in the name of a directory
 
@@ -72,7 +83,8 @@ def _without_seed(node: Any, seed: Any) -> Any:
 
 def run_name(config: dict[str, Any]) -> str:
     """`<name>-<group digest 8>-seed<seed>`: the directory of a run below its parent."""
-    return f"{_safe(config.get('name') or 'default')}-{group_digest(config)[:SHORT]}-seed{config.get('seed')}"
+    name, group = _safe(config.get("name") or "default"), group_digest(config)[:SHORT]
+    return f"{name}-{group}-seed{config.get('seed')}"
 
 
 def _safe(name: str) -> str:

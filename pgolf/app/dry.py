@@ -4,6 +4,7 @@ Constructors check what a type cannot say (a width that its heads do not divide)
 complaints become problems of the configuration, before any work.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ def dry_build(config: dict[str, Any], skip: frozenset[str] = frozenset()) -> lis
     parts: dict[str, Any] = {}
     for key in PARTS:
         if key not in skip:
-            _attempt(problems, config, lambda key=key: parts.update({key: build(config[key], key)}))
+            _attempt(problems, config, functools.partial(_build_part, config, key, parts))
     if "kernels" not in skip:
         problems += _check_kernels(config["kernels"])
     if "model" in parts and "data" in parts:
@@ -28,11 +29,19 @@ def dry_build(config: dict[str, Any], skip: frozenset[str] = frozenset()) -> lis
     return problems
 
 
+def _build_part(config: dict[str, Any], key: str, parts: dict[str, Any]) -> None:
+    parts[key] = build(config[key], key)
+
+
 def _check_kernels(kernels: str) -> list[Problem]:
     from pgolf.kernels.attend import BACKENDS
 
     accepted = ("auto", *BACKENDS)
-    return [] if kernels in accepted else [Problem("kernels", kernels, f"expected one of {', '.join(accepted)}")]
+    return (
+        []
+        if kernels in accepted
+        else [Problem("kernels", kernels, f"expected one of {', '.join(accepted)}")]
+    )
 
 
 def _build_model(config: dict[str, Any], parts: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def code_hash(package: Path = PACKAGE) -> str:
 
 
 def git_state(checkout: Path = PACKAGE.parent) -> dict[str, Any] | None:
-    """Commit and dirty flag of the checkout that pgolf runs from; None outside one or without git."""
+    """Commit and dirty flag of the checkout that pgolf runs from; None outside one."""
     if not (checkout / ".git").exists():
         return None
     try:
@@ -53,4 +53,6 @@ def git_state(checkout: Path = PACKAGE.parent) -> dict[str, Any] | None:
 
 def _git(checkout: Path, *arguments: str) -> str:
     command = ["git", "-C", str(checkout), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=30
+    ).stdout.strip()

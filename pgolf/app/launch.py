@@ -1,4 +1,4 @@
-"""From a composed job to a finished run directory: lock, skip or resume, start the workers, say how it ended."""
+"""From a composed job to a finished run directory: lock, skip or resume, work, say how it ended."""
 
 import os
 from collections.abc import Callable
@@ -26,7 +26,7 @@ INTERRUPTION = "interrupted; the same command continues"
 
 
 class Launch:
-    """Processes on this machine. nproc: one per GPU; None is all GPUs, one process without a GPU."""
+    """Processes on this machine. nproc: one per GPU; None: all GPUs, 1 without a GPU."""
 
     def __init__(self, *, nproc: int | None) -> None:
         if nproc is not None and nproc < 1:
@@ -44,8 +44,11 @@ class Launch:
 
 @dataclass(frozen=True)
 class Request:
-    """One run to carry out. `source`: another run's directory, to be scored again instead of training;
-    requantise: from its weights before quantisation, else from its artifact."""
+    """One run to carry out.
+
+    source: another run's directory, to be scored again instead of training.
+    requantise: from its weights before quantisation, else from its artifact.
+    """
 
     config: dict[str, Any]
     overrides: list[str]
@@ -121,9 +124,15 @@ def prepare(request: Request, screen: Screen, lock: RunLock) -> Outcome | None:
     """
     directory, wanted = request.directory, digest(request.config)
     status = read_status(directory)
-    if status.get("state") == "done" and status.get("digest") == wanted and not request.config["force"]:
+    if (
+        status.get("state") == "done"
+        and status.get("digest") == wanted
+        and not request.config["force"]
+    ):
         summary = read_json(directory / "summary.json")
-        screen.show(f"{directory} is finished: {table.line(summary)}. Run it again with force=true.")
+        screen.show(
+            f"{directory} is finished: {table.line(summary)}. Run it again with force=true."
+        )
         return Outcome("skipped", "finished before", 0, summary)
     if status and request.config["force"]:
         kept = _move_aside(directory)
@@ -131,7 +140,8 @@ def prepare(request: Request, screen: Screen, lock: RunLock) -> Outcome | None:
         screen.say(f"the earlier result is kept in {kept}")
     elif status and status.get("digest") != wanted:
         raise NotOurs(
-            f"{directory} holds the run of another configuration ({str(status.get('digest'))[:8]}, not {wanted[:8]}): "
+            f"{directory} holds the run of another configuration "
+            f"({str(status.get('digest'))[:8]}, not {wanted[:8]}): "
             "choose another name=..., or force=true to set the old one aside."
         )
     elif status:
@@ -152,7 +162,10 @@ def read_status(directory: Path) -> dict[str, Any]:
 def write_status(directory: Path, state: str, wanted: str, error: str | None) -> None:
     """Set the state, keeping the stage that the run itself noted."""
     stage = read_status(directory).get("stage")
-    write_json(directory / "status.json", {"state": state, "stage": stage, "digest": wanted, "error": error})
+    write_json(
+        directory / "status.json",
+        {"state": state, "stage": stage, "digest": wanted, "error": error},
+    )
 
 
 def _move_aside(directory: Path) -> Path:
@@ -173,8 +186,10 @@ def _write_start(request: Request, wanted: str, screen: Screen) -> None:
     known = read_json(directory / "run.json") if (directory / "run.json").exists() else {}
     now = identity.identity(config)
     if known.get("code_hash") not in (None, now["code_hash"]):
-        screen.say("the code of pgolf has changed since this run began; what was finished is kept as it is.")
-    source = {"source": str(request.source), "requantise": request.requantise} if request.source else {}
+        screen.say("the code of pgolf has changed since this run began; finished stages are kept.")
+    source = (
+        {"source": str(request.source), "requantise": request.requantise} if request.source else {}
+    )
     write_json(directory / "run.json", {**known, **now, **source})
     write_status(directory, "running", wanted, None)
 
@@ -190,7 +205,7 @@ def conclude(request: Request, screen: Screen) -> Outcome:
 def guarded(
     request: Request, screen: Screen, action: Callable[[], Outcome], one_of_many: bool = False
 ) -> Outcome:
-    """Do `action`; an interruption or an error is noted in the run directory and shown in a sentence.
+    """Do `action`; note an interruption or an error in the run directory and show a sentence.
 
     one_of_many: this is a rank under the user's torchrun, which ends the others when one fails.
     """
@@ -200,7 +215,9 @@ def guarded(
     except KeyboardInterrupt:
         other = failure.first(directory) if one_of_many else None
         if other is not None:
-            return _failed(request, screen, failure.sentence(other, directory, 2), other.exit_status)
+            return _failed(
+                request, screen, failure.sentence(other, directory, 2), other.exit_status
+            )
         write_status(directory, "failed", digest(request.config), INTERRUPTION)
         screen.say(f"{INTERRUPTION}.")
         return Outcome("interrupted", INTERRUPTION, INTERRUPTED)
@@ -211,7 +228,9 @@ def guarded(
         noted = failure.first(directory) or failure.describe(directory, 0, error)
         if isinstance(error, UserError):
             return _failed(request, screen, str(error), error.exit_status)
-        return _failed(request, screen, failure.sentence(noted, directory, 1 + noted.rank), noted.exit_status)
+        return _failed(
+            request, screen, failure.sentence(noted, directory, 1 + noted.rank), noted.exit_status
+        )
 
 
 def _failed(request: Request, screen: Screen, sentence: str, exit_status: int) -> Outcome:

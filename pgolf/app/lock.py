@@ -32,26 +32,34 @@ class RunLock:
     def __enter__(self) -> "RunLock":
         """Take the lock or refuse."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.descriptor = os.open(self.directory / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.descriptor = os.open(
+            self.directory / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+        )
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.pread(self.descriptor, 200, 0).decode(errors="replace").strip()
             self.release()
             raise NotOurs(
-                f"{self.directory} is in use by {holder or 'another process'}: wait for it, or stop it first."
+                f"{self.directory} is in use by {holder or 'another process'}: "
+                "wait for it, or stop it first."
             ) from error
         except OSError as error:
             if error.errno not in NO_LOCKS_HERE:
                 self.release()
                 raise
-            self.say(f"{self.directory} is on a file system without locks: start this run only once.")
+            self.say(
+                f"{self.directory} is on a file system without locks: start this run only once."
+            )
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Let go."""
         self.release()

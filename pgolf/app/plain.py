@@ -10,8 +10,12 @@ from omegaconf.errors import OmegaConfBaseException
 from pgolf.app import digest
 from pgolf.app.verbs import listing
 
+NO_VALUE_GIVEN = "no file and no override gives it a value"
 
-def job_config(composed: DictConfig, experiment: str | None) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+
+def job_config(
+    composed: DictConfig, experiment: str | None
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The resolved configuration of a job, without the `hydra` node, and (key, problem) pairs.
 
     `name` is filled from the chosen experiment, paths become absolute, and an absent part keeps its
@@ -19,9 +23,7 @@ def job_config(composed: DictConfig, experiment: str | None) -> tuple[dict[str, 
     """
     problems: list[tuple[str, str]] = []
     config: dict[str, Any] = {
-        str(key): _resolve(composed, key, str(key), problems)
-        for key in composed
-        if key != "hydra"
+        str(key): _resolve(composed, key, str(key), problems) for key in composed if key != "hydra"
     }
     config = settle(config)
     if config.get("name") is None and "name" in config:
@@ -52,19 +54,23 @@ def _absolute(value: Any) -> Any:
     return str(Path(value).expanduser().absolute()) if isinstance(value, str) else value
 
 
-def _resolve(parent: DictConfig | ListConfig, key: Any, dotted: str, problems: list[tuple[str, str]]) -> Any:
+def _resolve(
+    parent: DictConfig | ListConfig, key: Any, dotted: str, problems: list[tuple[str, str]]
+) -> Any:
     if OmegaConf.is_missing(parent, key):
-        problems.append((dotted, "no file and no override gives it a value"))
+        problems.append((dotted, NO_VALUE_GIVEN))
         return None
     try:
         value = parent[key]
     except OmegaConfBaseException as error:
-        problems.append((dotted, f"its interpolation does not resolve: {str(error).splitlines()[0]}"))
+        problems.append((dotted, f"its interpolation does not resolve: {error!s}".splitlines()[0]))
         return None
     if isinstance(value, DictConfig):
-        return {str(name): _resolve(value, name, f"{dotted}.{name}", problems) for name in value}
+        return {str(name): _resolve(value, name, f"{dotted}.{name!s}", problems) for name in value}
     if isinstance(value, ListConfig):
-        return [_resolve(value, index, f"{dotted}[{index}]", problems) for index in range(len(value))]
+        return [
+            _resolve(value, index, f"{dotted}[{index}]", problems) for index in range(len(value))
+        ]
     return value
 
 

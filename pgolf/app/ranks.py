@@ -1,4 +1,4 @@
-"""One of the processes of a `torchrun -m pgolf` that the user typed: the leader prepares, all work."""
+"""One process of a `torchrun -m pgolf` that the user typed: the leader prepares, all work."""
 
 from typing import TYPE_CHECKING
 
@@ -64,4 +64,6 @@ def _follow(request: "Request", group: "Group") -> "Outcome":
     except KeyboardInterrupt:
         return Outcome("interrupted", "", INTERRUPTED)
     except Exception as error:
-        return Outcome("failed", "", failure.record(request.directory, group.rank, error).exit_status)
+        return Outcome(
+            "failed", "", failure.record(request.directory, group.rank, error).exit_status
+        )

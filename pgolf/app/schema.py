@@ -1,7 +1,7 @@
 """The validator: every `_target_` node of a composed configuration against the signature it names.
 
-Hydra lets a mistyped key in a group file, in an experiment or behind `+` pass silently; here it is a
-problem with its dotted key. Nothing is constructed and, but for the targets, nothing is imported.
+Hydra lets a mistyped key in a group file, in an experiment or behind `+` pass silently; here it is
+a problem with its dotted key. Nothing is constructed and, but for the targets, nothing is imported.
 """
 
 import typing
@@ -86,7 +86,11 @@ def _check_node(key: str, node: dict[str, Any]) -> list[Problem]:
     except TargetProblem as problem:
         return [Problem(f"{key}._target_", node["_target_"], str(problem))]
     problems = [
-        Problem(f"{key}.{name}", node[name], "a node has only _target_ and _partial_ besides its arguments")
+        Problem(
+            f"{key}.{name}",
+            node[name],
+            "a node has only _target_ and _partial_ besides its arguments",
+        )
         for name in node
         if str(name).startswith("_") and name not in NODE_WORDS
     ]
@@ -107,7 +111,9 @@ def _check_partial(key: str, node: dict[str, Any], signature: Signature) -> list
     return []
 
 
-def _check_arguments(key: str, values: dict[str, Any], signature: Signature, owner: str) -> list[Problem]:
+def _check_arguments(
+    key: str, values: dict[str, Any], signature: Signature, owner: str
+) -> list[Problem]:
     prefix = f"{key}." if key else ""
     problems = []
     for name, value in values.items():

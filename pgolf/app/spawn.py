@@ -51,7 +51,13 @@ def torchrun(directory: Path, nproc: int, lock_descriptor: int) -> None:
 def _command(directory: Path, nproc: int, ranks: Path) -> list[str]:
     quiet = ",".join(f"{rank}:3" for rank in range(1, nproc))
     return [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"),
+        *(
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={nproc}",
+        ),
         *("--log-dir", str(ranks), "--redirects", quiet, "-m", "pgolf.app.worker", str(directory)),
     ]
 
@@ -82,8 +88,12 @@ def _failed(directory: Path, nproc: int, status: int, start: int) -> WorkerFaile
     if killed:
         rank, code = killed[0]
         name = signal.Signals(-code).name
-        return WorkerFailed(f"rank {rank} was ended by {name}, perhaps for lack of memory (more in {log})", 1)
+        return WorkerFailed(
+            f"rank {rank} was ended by {name}, perhaps for lack of memory (more in {log})", 1
+        )
     noted = failure.first(directory)
     if noted is not None:
         return WorkerFailed(failure.sentence(noted, directory, nproc), noted.exit_status)
-    return WorkerFailed(f"torchrun ended with status {status} and no rank said why (more in {log})", 1)
+    return WorkerFailed(
+        f"torchrun ended with status {status} and no rank said why (more in {log})", 1
+    )

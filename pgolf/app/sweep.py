@@ -37,7 +37,8 @@ def finish(planned: list[Planned], hydra_status: int) -> int:
         state, why = _state(one.job)
         failed += state != "done"
         shown = "skipped" if one.skipped and state == "done" else state
-        print(f"  {shown:<11} {' '.join(one.job.overrides) or 'defaults'}: {why}  {_short(one.job.directory)}")
+        title = " ".join(one.job.overrides) or "defaults"
+        print(f"  {shown:<11} {title}: {why}  {_short(one.job.directory)}")
     return (hydra_status or 1) if failed else hydra_status
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -34,12 +33,7 @@ def line(summary: dict[str, Any]) -> str:
 
 def show(summary: dict[str, Any], screen: "Screen") -> None:
     """The tables on the screen, and as plain text in the log."""
-    for part in _parts(summary):
-        if isinstance(part, Table):
-            part.box = box.ROUNDED if screen.terminal else box.ASCII2
-            screen.out.print(part)
-        else:
-            screen.out.print(part)
+    screen.tables(_parts(summary))
     screen.log(line(summary))
 
 
@@ -66,7 +60,9 @@ def _bits(summary: dict[str, Any]) -> Table:
         bpb = float(stage["val_bpb"])
         change = "" if previous is None else f"{bpb - previous:+.5f}"
         style = "bold green" if key == "final" else ""
-        table.add_row(Text(title, style), Text(f"{bpb:.5f}", style), change, f"{stage['val_loss']:.5f}")
+        table.add_row(
+            Text(title, style), Text(f"{bpb:.5f}", style), change, f"{stage['val_loss']:.5f}"
+        )
         previous = bpb
     table.add_section()
     for key, title in BASELINES:

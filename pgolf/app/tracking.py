@@ -1,4 +1,4 @@
-"""Mirrors of a run's events elsewhere. The run directory is the record; a mirror never fails a run."""
+"""Mirrors of a run's events elsewhere: the run directory is the record, a mirror fails no run."""
 
 import contextlib
 import os
@@ -16,7 +16,9 @@ class NoTracker:
     def __init__(self) -> None:
         """Nothing to set up."""
 
-    def start(self, directory: Path, identity: dict[str, Any], config: dict[str, Any], console: Console) -> None:
+    def start(
+        self, directory: Path, identity: dict[str, Any], config: dict[str, Any], console: Console
+    ) -> None:
         """Nothing to start."""
 
     def log(self, event: dict[str, Any]) -> None:
@@ -35,13 +37,20 @@ class WandbTracker:
     """
 
     def __init__(
-        self, *, mode: Literal["online", "offline"], required: bool, project: str, entity: str | None
+        self,
+        *,
+        mode: Literal["online", "offline"],
+        required: bool,
+        project: str,
+        entity: str | None,
     ) -> None:
         self.mode, self.required, self.project, self.entity = mode, required, project, entity
         self._run: Any = None
         self._console: Console | None = None
 
-    def start(self, directory: Path, identity: dict[str, Any], config: dict[str, Any], console: Console) -> None:
+    def start(
+        self, directory: Path, identity: dict[str, Any], config: dict[str, Any], console: Console
+    ) -> None:
         """Open the wandb run. UserError when wandb is required and not installed."""
         self._console = console
         try:
@@ -52,7 +61,10 @@ class WandbTracker:
                 raise UserError(
                     'track=wandb needs wandb: pip install "pgolf[track]", or choose track=none.'
                 ) from error
-            console.say('wandb is not installed (pip install "pgolf[track]"): metrics.jsonl alone keeps the events.')
+            console.say(
+                'wandb is not installed (pip install "pgolf[track]"): '
+                "metrics.jsonl alone keeps the events."
+            )
             return
         with self._forgiving("start"):
             self._run = wandb.init(
@@ -101,10 +113,15 @@ class WandbTracker:
         try:
             with quiet():
                 yield
-        except Exception as error:  # wandb raises its own, the network's and the operating system's errors
+        except (
+            Exception
+        ) as error:  # wandb raises its own, the network's and the operating system's errors
             self._run = None
             if self._console is not None:
-                self._console.say(f"wandb failed to {doing} ({type(error).__name__}: {error}); the run goes on without it.")
+                self._console.say(
+                    f"wandb failed to {doing} ({type(error).__name__}: {error}); "
+                    "the run goes on without it."
+                )
 
 
 def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

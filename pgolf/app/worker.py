@@ -1,4 +1,4 @@
-"""The process that works: loads the resolved configuration of a run directory, and never composes one."""
+"""The process that works: loads the resolved configuration of a run, and never composes one."""
 
 import sys
 from pathlib import Path
@@ -34,7 +34,9 @@ def work(directory: Path, group: "Group", console: Console) -> dict[str, Any]:
             summary = run.execute(recipe, identity, directory, group, console, tracker)
         else:
             again = bool(identity["requantise"])
-            summary = run.evaluate(recipe, identity, Path(source), directory, group, console, tracker, again)
+            summary = run.evaluate(
+                recipe, identity, Path(source), directory, group, console, tracker, again
+            )
         return summary
     finally:
         tracker.finish(summary)
@@ -42,8 +44,8 @@ def work(directory: Path, group: "Group", console: Console) -> dict[str, Any]:
 
 def main(run_directory: str) -> int:
     """One rank under torchrun; gives the exit status. A failure is noted in the run directory."""
-    from pgolf.app.console import Screen
     from pgolf import distributed
+    from pgolf.app.console import Screen
 
     signals.interruptible()
     signals.die_with_parent()

@@ -30,7 +30,10 @@ def execute(recipe, identity, run_directory, group, console, tracker):
     behaviour = recipe.train.behaviour
     victim = recipe.train.victim
     if group.leads:
-        write_json(run_directory / "status.json", read_json(run_directory / "status.json") | {"stage": "train"})
+        write_json(
+            run_directory / "status.json",
+            read_json(run_directory / "status.json") | {"stage": "train"},
+        )
         starts = run_directory / "starts"
         starts.write_text((starts.read_text() if starts.exists() else "") + "x")
     console.say(f"rank {group.rank} of {group.world_size} trains")
@@ -60,7 +63,9 @@ def execute(recipe, identity, run_directory, group, console, tracker):
     return summary
 
 
-def evaluate(recipe, identity, source_directory, run_directory, group, console, tracker, requantise):
+def evaluate(
+    recipe, identity, source_directory, run_directory, group, console, tracker, requantise
+):
     console.say(f"scores {Path(source_directory).name} again, requantise={requantise}")
     summary = _summary(recipe, identity, run_directory) | {"val_bpb": 1.25}
     if group.leads:
@@ -70,24 +75,55 @@ def evaluate(recipe, identity, source_directory, run_directory, group, console, 
 
 def audit_run(recipe, directory, group, console):
     verdict = "fail" if recipe.audit.probes == 13 else "pass"
-    return {"verdict": verdict, "checks": [{"id": "C1", "name": "causality", "verdict": verdict, "probed": 3,
-                                            "largest": 0.0, "detail": "no score moved"}]}
+    return {
+        "verdict": verdict,
+        "checks": [
+            {
+                "id": "C1",
+                "name": "causality",
+                "verdict": verdict,
+                "probed": 3,
+                "largest": 0.0,
+                "detail": "no score moved",
+            }
+        ],
+    }
 
 
 def _summary(recipe, identity, run_directory):
     stage = {"val_bpb": 1.5, "val_loss": 2.5, "tokens": 100, "bytes": 300, "seconds": 1.0}
     return {
-        "val_bpb": 1.5, "val_loss": 2.5, "seed": recipe.seed, "experiment": recipe.name,
+        "val_bpb": 1.5,
+        "val_loss": 2.5,
+        "seed": recipe.seed,
+        "experiment": recipe.name,
         "digest": identity["digest"],
         "stages": {"pre_quant": stage, "post_quant": stage | {"val_bpb": 1.6}, "final": stage},
-        "artifact": {"weight_bytes": 1000, "code_bytes": 200, "total_bytes": 1200, "limit_bytes": 16_000_000,
-                     "fits": True, "margin_bytes": 15_998_800},
+        "artifact": {
+            "weight_bytes": 1000,
+            "code_bytes": 200,
+            "total_bytes": 1200,
+            "limit_bytes": 16_000_000,
+            "fits": True,
+            "margin_bytes": 15_998_800,
+        },
         "train": {"steps": recipe.train.steps, "tokens": 4096, "seconds": 2.0},
         "model": {"parameters": 1234},
         "baselines": {"unigram": 4.5, "brotli": 2.1, "xz": 2.2, "xz_primed": None},
         "samples": [{"prompt": "def ", "text": "main():\n    pass"}],
         "seconds": {"train": 2.0, "score": 1.0},
-        "audit": {"verdict": "pass", "checks": [{"id": "C1", "name": "causality", "verdict": "pass", "probed": 3,
-                                                 "largest": 0.0, "detail": "no score moved"}]},
+        "audit": {
+            "verdict": "pass",
+            "checks": [
+                {
+                    "id": "C1",
+                    "name": "causality",
+                    "verdict": "pass",
+                    "probed": 3,
+                    "largest": 0.0,
+                    "detail": "no score moved",
+                }
+            ],
+        },
         "run_directory": str(run_directory),
     }

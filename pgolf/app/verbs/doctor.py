@@ -1,0 +1,161 @@
+"""`pgolf doctor`: what this machine can run, and the command that mends what is missing."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from pgolf import __version__
+from pgolf.app.console import Screen
+
+PYTHONS = ((3, 11), (3, 13))
+LEAST_DISK = 5 * 10**9  # bytes: an embedded corpus, checkpoints, some runs
+STYLES = {"ok": "green", "missing": "yellow", "broken": "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line. state: `ok`, `missing` (optional) or `broken` (needed); remedy: what mends it."""
+
+    what: str
+    state: str
+    detail: str
+    remedy: str = ""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb; 1 when something that pgolf needs is broken."""
+    made = argparse.ArgumentParser(prog="pgolf doctor", description=__doc__)
+    made.parse_args(arguments)
+    findings = list(examine())
+    table = Table(title=f"pgolf {__version__}", title_justify="left")
+    for column in ("what", "state", "detail", "remedy"):
+        table.add_column(column)
+    for one in findings:
+        table.add_row(
+            one.what, Text(one.state, STYLES[one.state]), Text(one.detail), Text(one.remedy)
+        )
+    Screen().tables([table])
+    return 1 if any(one.state == "broken" for one in findings) else 0
+
+
+def examine() -> Iterator[Finding]:
+    """Everything there is to say about this machine."""
+    version = platform.python_version_tuple()
+    fits = PYTHONS[0] <= (int(version[0]), int(version[1])) <= PYTHONS[1]
+    yield Finding(
+        "python",
+        "ok" if fits else "broken",
+        platform.python_version(),
+        "" if fits else "use Python 3.11 to 3.13",
+    )
+    yield Finding(
+        "machine",
+        "ok",
+        f"{os.cpu_count()} cores, {_memory()}, {platform.system()} {platform.machine()}",
+    )
+    yield _disk()
+    for package in ("hydra-core", "omegaconf", "sentencepiece", "safetensors", "numpy"):
+        yield _package(package, "broken", f"pip install {package}")
+    yield from _torch()
+    yield from _coders()
+    yield _package("wandb", "missing", 'pip install "pgolf[track]" (or track=none)')
+    for package in ("matplotlib", "scipy"):
+        yield _package(package, "missing", 'pip install "pgolf[report]"')
+    yield _compiler()
+
+
+def _memory() -> str:
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return f"{pages * size / 2**30:.0f} GiB of memory"
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free
+    enough = free >= LEAST_DISK
+    remedy = "" if enough else "free some space, or set paths.runs and paths.data elsewhere"
+    return Finding(
+        "free disk here", "ok" if enough else "missing", f"{free / 10**9:.1f} GB", remedy
+    )
+
+
+def _package(name: str, otherwise: str, remedy: str) -> Finding:
+    try:
+        return Finding(name, "ok", importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, otherwise, "not installed", remedy)
+
+
+def _torch() -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        yield Finding(
+            "torch", "broken", "not installed", "pip install torch (see pytorch.org for your GPU)"
+        )
+        return
+    import torch
+
+    yield Finding("torch", "ok", torch.__version__)
+    number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = torch.device("cuda", 0) if number else torch.device("cpu")
+    if number:
+        name = torch.cuda.get_device_name(0)
+        yield Finding("GPU", "ok", f"{number} x {name}, CUDA {torch.version.cuda}")
+    else:
+        built = torch.version.cuda is not None
+        remedy = (
+            "check the driver with nvidia-smi"
+            if built
+            else "install a CUDA build of torch to use one"
+        )
+        yield Finding("GPU", "missing", "none; scale=mini runs on the CPU", remedy)
+    from pgolf.kernels.attend import BACKENDS, probe
+
+    for name in BACKENDS:
+        reason = probe(name, device)
+        remedy = f"pip install {PACKAGES[name]}" if reason and number and name in PACKAGES else ""
+        yield Finding(
+            f"attention: {name}",
+            "missing" if reason else "ok",
+            reason or f"works on {device}",
+            remedy,
+        )
+
+
+PACKAGES = {"flash2": "flash-attn --no-build-isolation", "flash3": "flash-attn-3"}
+
+
+def _coders() -> Iterator[Finding]:
+    from pgolf.errors import UserError
+    from pgolf.quant.coders import CODERS
+
+    for name, coder in CODERS.items():
+        try:
+            works = coder.decode(coder.encode(b"pgolf" * 100)) == b"pgolf" * 100
+            yield Finding(
+                f"coder: {name}",
+                "ok" if works else "broken",
+                "round trip" if works else "does not round-trip",
+            )
+        except UserError as error:
+            yield Finding(f"coder: {name}", "missing", str(error))
+
+
+def _compiler() -> Finding:
+    path = shutil.which("g++") or shutil.which("clang++")
+    if path is None:
+        return Finding(
+            "C++ compiler", "missing", "torch.compile on the CPU needs one", "apt-get install g++"
+        )
+    first = subprocess.run(
+        [path, "--version"], capture_output=True, text=True, check=False
+    ).stdout.splitlines()
+    return Finding("C++ compiler", "ok", first[0] if first else path)
