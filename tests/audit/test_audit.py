@@ -1,0 +1,68 @@
+"""The probes pass what is legal and catch what is not, each bad strategy for its own reason."""
+
+import pytest
+import torch
+
+from pgolf.audit.checks import Check, table
+from pgolf.audit.known_bad import KNOWN_BAD
+from pgolf.audit.probe import Audit
+from pgolf.console import Silent
+from pgolf.kernels.attend import sdpa
+from pgolf.ttt.fixed import Chunked, Sliding
+from pgolf.ttt.strategy import Bench
+from tests.support import documents, tiny_model
+from tests.ttt.test_strategies import phased
+
+BENCH = Bench(0, sdpa, Silent())
+AUDIT = Audit(documents=4, max_tokens=90, flips=4)
+LEGAL = {
+    "chunked": Chunked(sequence_tokens=32, rows=2),
+    "sliding": Sliding(sequence_tokens=32, stride=8, rows=2),
+    "adapters": phased(phases=0),
+    "phased": phased(prefix_docs=3),
+    "eager": phased({"lr": 0.1}, {"lr": 0.5}, prefix_docs=4, chunk=4, rows=1),
+}
+
+
+def probe(strategy, validation=None):
+    model = tiny_model(scramble=0.1)
+    model.set_plan("looped")
+    return AUDIT.run(model, strategy, validation or documents([80, 70, 66, 20]), BENCH)
+
+
+@pytest.mark.parametrize("name", LEGAL)
+def test_legal_strategies_pass_every_check(name):
+    checks = probe(LEGAL[name])
+    assert [check.id for check in checks] == ["C1a", "C1b", "C2a", "C2c", "C3", "C4", "B1"]
+    assert [check for check in checks if check.verdict != "pass"] == []
+    assert all(check.probed > 0 for check in checks)
+    assert table(checks)["verdict"] == "pass"
+
+
+@pytest.mark.parametrize("name", KNOWN_BAD)
+def test_known_bad_strategies_fail_for_their_reason(name):
+    strategy, conditions = KNOWN_BAD[name]
+    checks = probe(strategy)
+    failed = {check.id for check in checks if check.verdict == "fail"}
+    assert failed & conditions, checks
+    assert table(checks)["verdict"] == "fail"
+
+
+def test_a_byte_count_that_is_off_fails():
+    validation = documents([80, 70, 66, 20])
+    validation.token_bytes[5] += 1
+    failed = [check.id for check in probe(LEGAL["chunked"], validation) if check.verdict == "fail"]
+    assert failed == ["B1"]
+
+
+def test_the_model_is_left_as_it_was():
+    model = tiny_model(scramble=0.1)
+    model.set_plan("looped")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    AUDIT.run(model, LEGAL["eager"], documents([60, 50, 20, 20]), BENCH)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_nothing_probed_is_not_a_pass():
+    assert table([])["verdict"] == "fail"
+    assert table([Check("C1a", "x", "skip", 0, 0.0, "")])["verdict"] == "fail"

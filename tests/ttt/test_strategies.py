@@ -1,0 +1,211 @@
+"""Evaluation and test-time training: coverage, equality with plain forwards, learning, order, processes."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgolf.console import Silent
+from pgolf.kernels.attend import sdpa
+from pgolf.score.scorer import Scorer
+from pgolf.ttt.fixed import Chunked, Sliding
+from pgolf.ttt.global_sgd import GlobalSGD
+from pgolf.ttt.lora import BatchedLora, LoraSettings
+from pgolf.ttt.phased import Phased, document_batches, phase_boundaries
+from pgolf.ttt.strategy import Bench
+from tests.support import ALONE, documents, tiny_model
+
+BENCH = Bench(0, sdpa, Silent())
+ALL_SITES = ["q", "k", "v", "o", "mlp", "head"]
+
+
+def lora(**changes):
+    settings = {"rank": 2, "alpha": 3.0, "targets": ALL_SITES, "lr": 0.01, "beta1": 0.0, "beta2": 0.99, "epsilon": 1e-10, "weight_decay": 0.0}
+    return LoraSettings(**{**settings, **changes})
+
+
+def phased(lora_changes=None, sgd_changes=None, **changes):
+    sgd = {"lr": 0.05, "momentum": 0.9, "chunk_tokens": 32, "sequence_tokens": 16, "epochs": 1, "clip_norm": 1.0}
+    settings = {"phases": 2, "prefix_docs": 6, "chunk": 8, "context_tokens": 24, "rows": 2}
+    return Phased(**{**settings, **changes}, lora=lora(**(lora_changes or {})), sgd=GlobalSGD(**{**sgd, **(sgd_changes or {})}))
+
+
+def run(strategy, validation, group=ALONE, model=None):
+    model = model or tiny_model(scramble=0.1)
+    model.set_plan("looped")
+    scorer = Scorer(validation, group)
+    strategy.run(model, scorer, BENCH)
+    return scorer, model
+
+
+def plain_nats(validation, context):
+    """Each position's cost from its own forward over its last `context` tokens."""
+    model = tiny_model(scramble=0.1)
+    model.set_plan("looped")
+    nats = {}
+    ends = [*validation.document_starts[1:] + 1, len(validation.tokens)]
+    tokens = torch.from_numpy(validation.tokens.astype("int64"))
+    for start, end in zip(validation.document_starts, ends, strict=True):
+        for p in range(start + 1, end):
+            visible = tokens[context(start, p) : p][None]
+            nats[p] = -torch.log_softmax(model.logits(model(visible))[0, -1], dim=-1)[tokens[p]].item()
+    return nats
+
+
+@pytest.mark.parametrize("lengths", [[30, 7, 18], [2], [40, 2, 2, 33]])
+def test_chunked_is_a_forward_per_piece(lengths):
+    validation = documents(lengths)
+    scorer, _ = run(Chunked(sequence_tokens=8, rows=3), validation)
+    expected = plain_nats(validation, lambda start, p: start + (p - 1 - start) // 8 * 8)
+    assert scorer.ledger.complete()
+    for p, cost in expected.items():
+        assert scorer.ledger.nats[p] == pytest.approx(cost, abs=2e-4)
+
+
+def test_sliding_sees_at_least_the_window_less_the_stride():
+    validation = documents([30, 7, 18])
+    scorer, _ = run(Sliding(sequence_tokens=12, stride=4, rows=3), validation)
+    assert scorer.ledger.complete()
+
+    def context(start, p):
+        offset = p - start - 1
+        if offset < 12:
+            return start
+        last = min((offset - 12) // 4 * 4 + 16, {0: 30, 30: 7, 37: 17}[int(start)] - (start == 37) * 0)
+        return max(start, start + last - 12)
+
+    expected = plain_nats(validation, context)
+    assert scorer.ledger.nats[5] == pytest.approx(expected[5], abs=2e-4)
+    assert scorer.ledger.nats[20] == pytest.approx(expected[20], abs=2e-4)
+
+
+def test_adapters_that_have_learned_nothing_change_nothing():
+    model = tiny_model(scramble=0.1)
+    model.set_plan("looped")
+    adapters = BatchedLora(model, 3, lora(), 0, "x")
+    assert len(adapters.down) == len(model.plan.passes) * 5 + 1
+    validation = documents([30, 7, 18])
+    still, _ = run(phased({"lr": 0.0}, phases=0), validation)
+    whole, _ = run(Chunked(sequence_tokens=64, rows=4), documents([30, 7, 18]))
+    early = [p for p in range(1, 20)]
+    for p in early:
+        assert still.ledger.nats[p] == pytest.approx(whole.ledger.nats[p], abs=2e-4)
+
+
+def test_adapter_delta_by_its_formula_for_the_first_documents():
+    model = tiny_model()
+    adapters = BatchedLora(model, 3, lora(alpha=5.0), 0, "x")
+    torch.nn.init.normal_(adapters.up["0:q"])
+    x = torch.randn(2, 6, 32)
+    expected = torch.stack([x[i] @ adapters.down["0:q"][i].T @ adapters.up["0:q"][i].T * 2.5 for i in range(2)])
+    torch.testing.assert_close(adapters.delta(0, "q", x), expected)
+    assert BatchedLora(model, 1, lora(targets=["k"]), 0, "x").delta(0, "q", x) is None
+    bound = 1 / math.sqrt(32)
+    assert adapters.down["0:q"].abs().max() <= bound
+
+
+def test_adapters_learn_within_a_document():
+    """A document that repeats itself gets cheaper when the adapter learns; weights of the model stay."""
+    validation = documents([120, 120])
+    validation.tokens[1:120] = 9 + validation.tokens[1:120] * 0 + torch.arange(119).numpy().astype("uint16") % 3
+    before = {name: value.clone() for name, value in tiny_model(scramble=0.1).state_dict().items()}
+    still, _ = run(phased({"lr": 0.0}, phases=0), validation)
+    learned, model = run(phased({"lr": 0.03}, phases=0), validation)
+    assert learned.ledger.nats[60:120].sum() < 0.8 * still.ledger.nats[60:120].sum()
+    assert (learned.ledger.nats[1:9] == still.ledger.nats[1:9]).all()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_phases_change_the_model_between_documents_only():
+    validation = documents([40, 38, 36, 34, 20, 18, 16, 14])
+    scorer, model = run(phased(), validation)
+    assert scorer.ledger.complete()
+    rows = scorer.ledger.per_document()
+    assert rows["phase"].tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+    fresh = tiny_model(scramble=0.1)
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
+    without, _ = run(phased(phases=0), validation)
+    first_phase = rows["phase"] == 0
+    other = without.ledger.per_document()["nats"]
+    assert (rows["nats"][first_phase] == other[first_phase]).all()
+    assert (rows["nats"][~first_phase] != other[~first_phase]).all()
+
+
+def test_the_same_bits_again_and_another_seed_gives_others():
+    validation = documents([40, 38, 20, 18])
+    first, _ = run(phased(), validation)
+    again, _ = run(phased(), validation)
+    assert (first.ledger.nats[1:] == again.ledger.nats[1:]).all()
+
+
+@given(lengths=st.lists(st.integers(2, 50), min_size=1, max_size=30), rows=st.integers(1, 7))
+def test_batches_hold_every_document_once_longest_first(lengths, rows):
+    batches = document_batches(lengths, rows)
+    assert sorted(document for batch in batches for document in batch.documents) == list(range(len(lengths)))
+    longest = [lengths[batch.documents[0]] for batch in batches]
+    assert longest == sorted(longest, reverse=True)
+    for batch in batches:
+        inner = [lengths[document] for document in batch.documents]
+        assert inner == sorted(inner, reverse=True)
+
+
+def test_published_boundaries():
+    assert phase_boundaries(50_000, 2000, 3) == [666, 1333, 2000]
+    assert phase_boundaries(50_000, 2500, 3) == [833, 1666, 2500]
+    assert phase_boundaries(10, 2000, 4) == [2, 5, 7, 10]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: phased(phases=-1), "ttt.phases"),
+        (lambda: phased(chunk=30), "shorter than ttt.chunk"),
+        (lambda: lora(targets=["q", "x"]), "choose some of q, k, v, o, mlp, head"),
+        (lambda: lora(rank=0), "rank=0"),
+        (lambda: phased(sgd_changes={"chunk_tokens": 30}), "not a multiple"),
+        (lambda: Chunked(sequence_tokens=0, rows=1), "at least 1"),
+        (lambda: Sliding(sequence_tokens=8, stride=9, rows=1), "stride=9"),
+    ],
+)
+def test_impossible_settings_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+RANK_PROGRAM = """
+import sys
+import numpy as np, torch
+torch.set_num_threads(1)
+from pgolf import distributed
+from tests.ttt.test_strategies import phased, run
+from tests.support import documents
+group = distributed.join()
+scorer, _ = run(phased(), documents([40, 38, 36, 34, 20, 18, 16, 14]), group=group)
+assert scorer.ledger.complete()
+if group.leads:
+    np.save(sys.argv[1], scorer.ledger.nats)
+group.close()
+"""
+
+
+def test_two_processes_score_like_one(tmp_path):
+    import numpy as np
+
+    program = tmp_path / "rank.py"
+    program.write_text(RANK_PROGRAM)
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    results = []
+    for world in (1, 2):
+        out = tmp_path / f"{world}.npy"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(program), str(out)]
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        results.append(np.load(out))
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-5)
