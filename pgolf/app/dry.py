@@ -19,7 +19,7 @@ def dry_build(config: dict[str, Any], skip: frozenset[str] = frozenset()) -> lis
     """
     problems: list[Problem] = []
     parts: dict[str, Any] = {}
-    for key in PARTS:
+    for key in (*PARTS, "track", "launch"):
         if key not in skip:
             _attempt(problems, config, functools.partial(_build_part, config, key, parts))
     if "kernels" not in skip:

@@ -91,7 +91,7 @@ def _run_name(*, _root_: DictConfig) -> str:
 
 def _run_directory(*, _root_: DictConfig) -> str:
     config = _of_root(_root_)
-    return str(Path(config["paths"]["runs"]) / digest.run_name(config))
+    return str(Path(str(config["paths"]["runs"])) / digest.run_name(config))
 
 
 register_resolvers()

@@ -15,6 +15,7 @@ from pgolf.app.signature import (
     accepts_node,
     describe,
     is_node,
+    item_of_mapping,
     locate,
     nearest,
     signature_of,
@@ -152,6 +153,9 @@ def _check_value(key: str, value: Any, annotation: Any) -> list[Problem]:
         if accepts_node(annotation, value):
             return []
         return [Problem(f"{key}._target_", value["_target_"], f"expected {describe(annotation)}")]
+    item = item_of_mapping(annotation)
+    if item is not None and isinstance(value, dict):
+        return [one for name in value for one in _check_value(f"{key}.{name}", value[name], item)]
     if accepts(annotation, value):
         return []
     return [Problem(key, value, f"expected {describe(annotation)}")]

@@ -156,6 +156,13 @@ def accepts(annotation: Any, value: Any) -> bool:
     return False  # a class or a callable: only a node can be one
 
 
+def item_of_mapping(annotation: Any) -> Any:
+    """The annotation of the values of a `dict[str, T]` or `Mapping[str, T]`; None for others."""
+    arguments = get_args(annotation)
+    mapping = get_origin(annotation) in (dict, Mapping) and len(arguments) == 2
+    return arguments[1] if mapping else None
+
+
 def _accepts_items(container: Any, arguments: tuple[Any, ...], value: list[Any]) -> bool:
     if container is tuple and arguments and arguments[-1] is not Ellipsis:
         return len(arguments) == len(value) and all(map(_accepts_item, arguments, value))
