@@ -10,7 +10,8 @@ from torch import Tensor
 
 
 class Group:
-    """Rank, world size, device and the few collectives a run needs. With one process every collective is the identity."""
+    """Rank, world size, device and the few collectives a run needs. With one process every collective is the
+    identity."""
 
     def __init__(self, rank: int, world_size: int, device: torch.device) -> None:
         self.rank, self.world_size, self.device = rank, world_size, device

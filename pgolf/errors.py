@@ -1,8 +1,10 @@
-"""The errors that are meant for the person at the keyboard: one sentence that says what is wrong, where, and what would be right."""
+"""The errors that are meant for the person at the keyboard: one sentence that says what is wrong, where, and what
+would be right."""
 
 
 class UserError(Exception):
-    """Something the user can mend. The command line prints the sentence without a traceback and exits with `exit_status`."""
+    """Something the user can mend. The command line prints the sentence without a traceback and exits with
+    `exit_status`."""
 
     exit_status = 1
 

@@ -26,7 +26,9 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}. Free some space or choose another directory.") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. Free some space or choose another directory."
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -50,7 +52,9 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): it was edited or damaged; delete it and run again.") from error
+        raise UserError(
+            f"{path} is not valid JSON ({error}): it was edited or damaged; delete it and run again."
+        ) from error
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -22,7 +22,8 @@ class Tracker(Protocol):
 class RunRecord:
     """Files of one run directory. Only the leader of a group writes; the others keep silent copies.
 
-    run.json holds the identity and, per stage, start, end, seconds and result: what is recorded there is done and is not done again.
+    run.json holds the identity and, per stage, start, end, seconds and result: what is recorded there is done and is
+    not done again.
     """
 
     def __init__(self, directory: Path, identity: dict[str, Any], leads: bool, tracker: Tracker) -> None:
@@ -44,7 +45,10 @@ class RunRecord:
             with open(self.path("metrics.jsonl"), "a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise UserError(f"cannot write {self.path('metrics.jsonl')}: {error.strerror}. Free some space; the same command continues.") from error
+            raise UserError(
+                f"cannot write {self.path('metrics.jsonl')}: {error.strerror}. "
+                "Free some space; the same command continues."
+            ) from error
         self._tracker.log(event)
 
     def done(self, stage: str) -> bool:
@@ -59,7 +63,9 @@ class RunRecord:
         """Seconds of every finished stage."""
         return {stage: entry["seconds"] for stage, entry in self.data["stages"].items()}
 
-    def stage(self, name: str, work: Callable[[], dict[str, Any]], clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
+    def stage(
+        self, name: str, work: Callable[[], dict[str, Any]], clock: Callable[[], float] = time.monotonic
+    ) -> dict[str, Any]:
         """Do `work` unless it is done; its result (JSON) is kept in run.json and returned."""
         if self.done(name):
             return self.result(name)

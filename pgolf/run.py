@@ -1,6 +1,7 @@
 """One run: an ordered list of stages over a run directory. Read `execute` to know what pgolf does.
 
-    prepare -> train (with averaging) -> score before quantisation -> calibrate, quantise, pack -> load the artifact from disk
+    prepare -> train (with averaging) -> score before quantisation -> calibrate, quantise, pack -> load the artifact
+    from disk
     -> score it -> score it with test-time training -> audit -> summary
 
 A stage that an earlier process finished is not done again: killed runs continue, finished ones are only read.
@@ -8,7 +9,7 @@ A stage that an earlier process finished is not done again: killed runs continue
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from torch import Tensor
 from pgolf.audit.checks import table
 from pgolf.audit.probe import Audit
 from pgolf.console import Console
+from pgolf.data.baselines import baselines
 from pgolf.data.dataset import DataConfig, Dataset
 from pgolf.data.loaders import ShuffledSequenceLoader
 from pgolf.data.validation import ValidationSet
-from pgolf.distributed import Group, alone
+from pgolf.distributed import Group
 from pgolf.errors import UserError
 from pgolf.files import write_bytes, write_json
-from pgolf.kernels.attend import Attention, select
+from pgolf.kernels.attend import select
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
 from pgolf.model.precision import autocast
@@ -39,7 +41,6 @@ from pgolf.quant.code import artifact_bytes, write_code_archive
 from pgolf.quant.compress import Compressor
 from pgolf.quant.hessian import collect_hessians
 from pgolf.record import RunRecord, Tracker
-from pgolf.data.baselines import baselines
 from pgolf.score.scorer import Scorer
 from pgolf.train.clock import BudgetClock, limits
 from pgolf.train.loop import Trainer
@@ -72,7 +73,13 @@ class Workshop:
     """A run in progress: the recipe, the group of processes, and where things are written."""
 
     def __init__(
-        self, recipe: Recipe, identity: dict[str, Any], directory: Path, group: Group, console: Console, tracker: Tracker
+        self,
+        recipe: Recipe,
+        identity: dict[str, Any],
+        directory: Path,
+        group: Group,
+        console: Console,
+        tracker: Tracker,
     ) -> None:
         self.recipe, self.directory, self.group, self.console = recipe, directory, group, console
         directory.mkdir(parents=True, exist_ok=True)
@@ -104,7 +111,8 @@ class Workshop:
         missing, unknown = model.load_state_dict(weights, strict=False)
         if missing or unknown:
             raise UserError(
-                f"the weights do not fit this model: missing {missing[:3]}, unknown {unknown[:3]}. They come from another configuration."
+                f"the weights do not fit this model: missing {missing[:3]}, unknown {unknown[:3]}. "
+                "They come from another configuration."
             )
         model.set_plan("looped")
         return model.eval()
@@ -128,10 +136,17 @@ def execute(
 
 
 def evaluate(
-    recipe: Recipe, identity: dict[str, Any], source: Path, directory: Path, group: Group, console: Console, tracker: Tracker,
+    recipe: Recipe,
+    identity: dict[str, Any],
+    source: Path,
+    directory: Path,
+    group: Group,
+    console: Console,
+    tracker: Tracker,
     requantise: bool,
 ) -> dict[str, Any]:
-    """Score a finished run again in `directory` without training: from its averaged weights when `requantise`, else from its artifact."""
+    """Score a finished run again in `directory` without training: from its averaged weights when `requantise`, else
+    from its artifact."""
     shop = Workshop(recipe, identity, directory, group, console, tracker)
     needed = ["model.safetensors"] if requantise else ["artifact.pgolf", "code.zip"]
     for name in needed:
@@ -184,7 +199,8 @@ def _prepare(shop: Workshop) -> dict[str, Any]:
     charged, counted = int(validation.token_bytes.sum()), int(validation.document_bytes.sum())
     if charged != counted:
         raise UserError(
-            f"{dataset.directory}: tokens stand for {charged} bytes but the validation text has {counted}; prepare the data again."
+            f"{dataset.directory}: tokens stand for {charged} bytes but the validation text has {counted}; "
+            "prepare the data again."
         )
     found = baselines(dataset, shop.console) if shop.group.leads else {}
     return {"baselines": found, "data_directory": str(dataset.directory), "validation_bytes": counted}
@@ -196,8 +212,15 @@ def _train(shop: Workshop) -> dict[str, Any]:
     optimizers = recipe.optim(model)
     clock = BudgetClock()
     averaged, progress = recipe.train.run(
-        model, optimizers, shop.dataset, shop.attention, shop.directory / "checkpoint",
-        group=shop.group, clock=clock, console=shop.console, log=shop.record.log,
+        model,
+        optimizers,
+        shop.dataset,
+        shop.attention,
+        shop.directory / "checkpoint",
+        group=shop.group,
+        clock=clock,
+        console=shop.console,
+        log=shop.record.log,
     )
     if shop.group.leads:
         weights = {name: value.to(model.state_dict()[name].dtype).contiguous() for name, value in averaged.items()}
@@ -205,8 +228,11 @@ def _train(shop: Workshop) -> dict[str, Any]:
     shop.group.barrier()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
-        "steps": progress.step, "tokens": progress.tokens, "looped_at": progress.looped_at,
-        "seconds": clock.elapsed("train"), "parameters": parameters,
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "looped_at": progress.looped_at,
+        "seconds": clock.elapsed("train"),
+        "parameters": parameters,
     }
 
 
@@ -215,12 +241,15 @@ def _averaged(shop: Workshop) -> GPT:
     try:
         weights = load_safetensors(path.read_bytes())
     except Exception as error:  # safetensors raises its own type for damaged files
-        raise UserError(f"cannot read the averaged weights {path}: {error}. Delete the run directory to train again.") from error
+        raise UserError(
+            f"cannot read the averaged weights {path}: {error}. Delete the run directory to train again."
+        ) from error
     return shop.model_with(weights)
 
 
 def _compress(shop: Workshop) -> dict[str, Any]:
-    """Calibrate on training data, quantise, and write artifact.pgolf and code.zip. One process does it, on its own data order."""
+    """Calibrate on training data, quantise, and write artifact.pgolf and code.zip. One process does it, on its own
+    data order."""
     recipe, model = shop.recipe, _averaged(shop)
     roles = parameter_roles(model)
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
@@ -236,16 +265,21 @@ def _compress(shop: Workshop) -> dict[str, Any]:
         write_code_archive(code)
     shop.group.barrier()
     return {
-        "calibrate_seconds": calibrated - begun, "seconds": time.monotonic() - begun, "classes": report.get("classes"),
+        "calibrate_seconds": calibrated - begun,
+        "seconds": time.monotonic() - begun,
+        "classes": report.get("classes"),
         "artifact": artifact_bytes(weights, code, recipe.quant.limit_bytes),
     }
 
 
 def _calibrate(shop: Workshop, model: GPT, names: list[str]) -> dict[str, Tensor]:
-    """Hessians of the named weights over shuffled training sequences (spec of PR 1394: dense rows, plan of the end of training)."""
+    """Hessians of the named weights over shuffled training sequences (spec of PR 1394: dense rows, plan of the end of
+    training)."""
     train = shop.recipe.train
     loader = ShuffledSequenceLoader(
-        shop.dataset.train_files, 1, 0,
+        shop.dataset.train_files,
+        1,
+        0,
         micro_batch_tokens=train.micro_batch_tokens // train.sequence_tokens * train.sequence_tokens,
         sequence_tokens=train.sequence_tokens,
     )
@@ -283,9 +317,15 @@ def _score(shop: Workshop, stage: str, model: GPT, strategy: Strategy | None = N
         columns |= {key: documents[key] for key in ("tokens", "bytes", "order", "phase")}
         columns["document"] = torch.arange(scorer.num_documents).numpy()
     shop.record.add_scores(columns)
-    shop.console.say(f"{stage}: {total.val_bpb:.4f} bits per byte over {scorer.num_documents} documents in {seconds:.1f} s")
+    shop.console.say(
+        f"{stage}: {total.val_bpb:.4f} bits per byte over {scorer.num_documents} documents in {seconds:.1f} s"
+    )
     return {
-        "val_bpb": total.val_bpb, "val_loss": total.val_loss, "tokens": total.tokens, "bytes": total.bytes, "seconds": seconds,
+        "val_bpb": total.val_bpb,
+        "val_loss": total.val_loss,
+        "tokens": total.tokens,
+        "bytes": total.bytes,
+        "seconds": seconds,
     }
 
 
@@ -304,8 +344,13 @@ def _samples(shop: Workshop, model: GPT) -> list[dict[str, str]]:
     dataset, found = shop.dataset, []
     for prompt in PROMPTS:
         tokens = continuation(
-            model, [dataset.bos_id, *dataset.encode(prompt)], SAMPLE_TOKENS, 0.7, stream(shop.recipe.seed, f"sample/{prompt}"),
-            Context(shop.attention), shop.recipe.train.sequence_tokens,
+            model,
+            [dataset.bos_id, *dataset.encode(prompt)],
+            SAMPLE_TOKENS,
+            0.7,
+            stream(shop.recipe.seed, f"sample/{prompt}"),
+            Context(shop.attention),
+            shop.recipe.train.sequence_tokens,
         )
         found.append({"prompt": prompt, "text": dataset.decode(tokens)})
     return found
@@ -322,8 +367,10 @@ def _summary(shop: Workshop) -> dict[str, Any]:
     final = stages["final"]
     seconds = record.seconds()
     phases = {
-        "train": seconds.get("train", 0.0), "calibrate": compress.get("calibrate_seconds", 0.0),
-        "load": seconds["load"], "score": final["seconds"],
+        "train": seconds.get("train", 0.0),
+        "calibrate": compress.get("calibrate_seconds", 0.0),
+        "load": seconds["load"],
+        "score": final["seconds"],
     }
     return {
         "val_bpb": final["val_bpb"],
@@ -346,7 +393,8 @@ def _summary(shop: Workshop) -> dict[str, Any]:
 
 
 def _randomise(model: GPT, seed: int) -> None:
-    """Give an untrained model weights that make every prediction depend on its inputs (output projections start at zero)."""
+    """Give an untrained model weights that make every prediction depend on its inputs (output projections start at
+    zero)."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn(parameter.shape, generator=stream(seed, f"audit/{name}")) * 0.1)

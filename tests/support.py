@@ -1,11 +1,11 @@
 """Small models and documents that the tests share."""
 
-import numpy as np
-import torch
-
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from pgolf.data.shards import write_shard
 from pgolf.data.validation import ValidationSet
@@ -21,16 +21,33 @@ GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "open"
 
 
 def tiny_model(
-    seed: int = 1, vocab_size: int = 64, dim: int = 32, gate: Any = None, exclude_own_value: bool = True, num_loops: int = 1,
-    num_layers: int = 4, scramble: float = 0.0,
+    seed: int = 1,
+    vocab_size: int = 64,
+    dim: int = 32,
+    gate: Any = None,
+    exclude_own_value: bool = True,
+    num_loops: int = 1,
+    num_layers: int = 4,
+    scramble: float = 0.0,
 ) -> GPT:
     """A GPT of four thin layers; `scramble` adds noise to every parameter (output projections start at zero)."""
     model = GPT(
-        vocab_size, seed, dim=dim, qk_gain=2.0, softcap=30.0, embedding_std=0.05, layer_scale=True, skip_gates=True,
+        vocab_size,
+        seed,
+        dim=dim,
+        qk_gain=2.0,
+        softcap=30.0,
+        embedding_std=0.05,
+        layer_scale=True,
+        skip_gates=True,
         depth=Depth(num_layers=num_layers, loop_start=1, loop_end=2, num_loops=num_loops, skips=True),
         attention=partial(
-            CausalSelfAttention, num_heads=4, num_kv_heads=2, rope=Rotary(dims=4, base=1e4),
-            exclude_own_value=exclude_own_value, gate=gate,
+            CausalSelfAttention,
+            num_heads=4,
+            num_kv_heads=2,
+            rope=Rotary(dims=4, base=1e4),
+            exclude_own_value=exclude_own_value,
+            gate=gate,
         ),
         mlp=partial(LeakyReLUSquared, multiple=2.0, slope=0.5),
     )

@@ -19,7 +19,8 @@ class Check:
 
 
 def table(checks: list[Check]) -> dict[str, Any]:
-    """The `audit` entry of summary.json: verdict and checks. The verdict is `fail` when one failed or none could be probed."""
+    """The `audit` entry of summary.json: verdict and checks. The verdict is `fail` when one failed or none could be
+    probed."""
     failed = any(check.verdict == "fail" for check in checks)
     passed = any(check.verdict == "pass" for check in checks)
     return {"verdict": "pass" if passed and not failed else "fail", "checks": [asdict(check) for check in checks]}

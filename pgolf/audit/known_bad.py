@@ -60,7 +60,8 @@ class OptimiseOnScoredPositions:
 
 
 class RewardedTarget:
-    """Adds mass to a guess without taking it from the others (unnormalised mixtures, PR 779 and its family). Breaks C2."""
+    """Adds mass to a guess without taking it from the others (unnormalised mixtures, PR 779 and its family). Breaks
+    C2."""
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
         """Score with the previous token's probability doubled."""
@@ -68,7 +69,9 @@ class RewardedTarget:
             for window in _chunks(scorer, 64):
                 log_probs = window_log_probs(model, scorer, [window], bench.attention)
                 guess = scorer.inputs([window])[:, window.first_column :, None]
-                scorer.score([window], log_probs.scatter_add(-1, guess, torch.full_like(guess, 0.7, dtype=log_probs.dtype)))
+                scorer.score(
+                    [window], log_probs.scatter_add(-1, guess, torch.full_like(guess, 0.7, dtype=log_probs.dtype))
+                )
 
 
 class BestOfTwo:
@@ -89,8 +92,8 @@ class LooksAhead:
         """Score with attention over the whole window."""
 
         def uncausal(q: Tensor, k: Tensor, v: Tensor, packing: Packing | None) -> Tensor:
-            heads = [x.transpose(1, 2) for x in (q, k, v)]
-            return torch.nn.functional.scaled_dot_product_attention(*heads, enable_gqa=True).transpose(1, 2)
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2)
 
         with torch.no_grad():
             for window in _chunks(scorer, 64):

@@ -1,6 +1,7 @@
 """The dynamic check of the four validity conditions on any strategy: run it, change what it must not see, run it again.
 
-C1 strict causal dependence, C2 full normalised distribution, C3 score before update, C4 a single left-to-right pass (the conditions of
+C1 strict causal dependence, C2 full normalised distribution, C3 score before update, C4 a single left-to-right pass
+(the conditions of
 the parameter-golf field guide, issue 1017), and the byte denominator.
 """
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf.audit.checks import Check
+from pgolf.audit.checks import Check, Verdict
 from pgolf.audit.recorder import Recorder, fingerprint
 from pgolf.console import Silent
 from pgolf.data.validation import ValidationSet
@@ -22,7 +23,8 @@ from pgolf.score.ledger import Ledger, RuleBroken
 from pgolf.score.scorer import Scorer
 from pgolf.ttt.strategy import Bench, Strategy
 
-# Ids below this are control tokens (pad, bos, eos, unk): flips leave them alone, so that document boundaries stay where they are.
+# Ids below this are control tokens (pad, bos, eos, unk): flips leave them alone, so that document boundaries stay
+# where they are.
 FIRST_ORDINARY_TOKEN = 4
 NORMALISATION_LIMIT = 1e-5
 
@@ -38,7 +40,8 @@ class Trace:
 
 
 class Audit:
-    """Probes a strategy on the first `max_tokens` tokens of `documents` validation documents, with `flips` changed positions.
+    """Probes a strategy on the first `max_tokens` tokens of `documents` validation documents, with `flips` changed
+    positions.
 
     Works on any strategy and any model, on CPU, in seconds: it tests the procedure, not the score.
     """
@@ -62,7 +65,9 @@ class Audit:
             first, again = trace(sample.tokens), trace(sample.tokens)
             null = _largest_difference(first, again, list(first.vectors))
             causality = [
-                self._flip("C1a", "a target does not move its own prediction", first, null, sample, trace, suffix=False),
+                self._flip(
+                    "C1a", "a target does not move its own prediction", first, null, sample, trace, suffix=False
+                ),
                 self._flip("C1b", "later tokens move no earlier prediction", first, null, sample, trace, suffix=True),
             ]
         except RuleBroken as broken:
@@ -77,10 +82,17 @@ class Audit:
         ]
 
     def _flip(
-        self, check: str, name: str, first: Trace, null: float, sample: ValidationSet,
-        trace: Callable[[np.ndarray], Trace], suffix: bool,
+        self,
+        check: str,
+        name: str,
+        first: Trace,
+        null: float,
+        sample: ValidationSet,
+        trace: Callable[[np.ndarray], Trace],
+        suffix: bool,
     ) -> Check:
-        """Change token t (or everything from t to its document's end) and compare all predictions made no later than t's own."""
+        """Change token t (or everything from t to its document's end) and compare all predictions made no later than
+        t's own."""
         generator = np.random.default_rng(20240520 + suffix)
         ends = np.append(sample.document_starts[1:], len(sample.tokens))
         ordinary = np.flatnonzero(sample.tokens >= FIRST_ORDINARY_TOKEN)
@@ -98,7 +110,7 @@ class Audit:
             probed += len(earlier)
             if deviation > largest:
                 largest, worst = deviation, f"; worst when token {t} (document {document}) was changed"
-        verdict = "pass" if largest <= null else "fail"
+        verdict: Verdict = "pass" if largest <= null else "fail"
         detail = f"{len(chosen)} changes, largest move {largest:.3g}, the same run repeated moves {null:.3g}{worst}"
         return Check(check, name, verdict, probed, largest, detail)
 
@@ -130,7 +142,7 @@ def _normalisation(trace: Trace) -> Check:
     stacked = torch.stack(list(trace.vectors.values())).double()
     miss = (stacked.exp().sum(-1) - 1.0).abs().max().item()
     good = bool(torch.isfinite(stacked).all()) and miss <= NORMALISATION_LIMIT
-    detail = f"probabilities over {stacked.shape[1]} tokens add up to 1 within {miss:.2g} (allowed {NORMALISATION_LIMIT:.0e})"
+    detail = f"sum over {stacked.shape[1]} tokens misses 1 by at most {miss:.2g} (allowed {NORMALISATION_LIMIT:.0e})"
     return Check("C2a", "full normalised distribution", "pass" if good else "fail", len(stacked), miss, detail)
 
 
@@ -139,15 +151,33 @@ def _realised(trace: Trace, sample: ValidationSet) -> Check:
     misses = [abs(trace.ledger.nats[p] + float(v[int(sample.tokens[p])])) for p, v in trace.vectors.items()]
     largest = max(misses)
     detail = f"entered cost against -log p of the realised token: largest difference {largest:.2g} nats"
-    return Check("C2c", "cost is that of the handed-in distribution", "pass" if largest <= 1e-6 else "fail", len(misses), largest, detail)
+    return Check(
+        "C2c",
+        "cost is that of the handed-in distribution",
+        "pass" if largest <= 1e-6 else "fail",
+        len(misses),
+        largest,
+        detail,
+    )
 
 
 def _state(trace: Trace, loaded: str) -> Check:
     started = trace.first_state == loaded
-    detail = "state at the first prediction is the artifact's" if started else "the model was changed before the first prediction"
+    detail = (
+        "state at the first prediction is the artifact's"
+        if started
+        else "the model was changed before the first prediction"
+    )
     detail += f"; {len(trace.moved)} positions were scored after a change made while their tokens were already known"
     good = started and not trace.moved
-    return Check("C3", "score before update (state hash)", "pass" if good else "fail", len(trace.vectors), float(len(trace.moved)), detail)
+    return Check(
+        "C3",
+        "score before update (state hash)",
+        "pass" if good else "fail",
+        len(trace.vectors),
+        float(len(trace.moved)),
+        detail,
+    )
 
 
 def _coverage(trace: Trace) -> Check:
@@ -155,12 +185,30 @@ def _coverage(trace: Trace) -> Check:
     scored = int(np.isfinite(trace.ledger.nats).sum())
     order = trace.ledger.order[1:]
     once = len(np.unique(order)) == expected and trace.ledger.complete()
-    detail = f"{scored} of {expected} positions scored, each once and in order within its document" if once else f"{scored} of {expected} positions scored"
-    return Check("C4", "single complete pass (ledger)", "pass" if once and scored == expected else "fail", expected, float(expected - scored), detail)
+    detail = (
+        f"{scored} of {expected} positions scored, each once and in order within its document"
+        if once
+        else f"{scored} of {expected} positions scored"
+    )
+    return Check(
+        "C4",
+        "single complete pass (ledger)",
+        "pass" if once and scored == expected else "fail",
+        expected,
+        float(expected - scored),
+        detail,
+    )
 
 
 def _denominator(sample: ValidationSet) -> Check:
     charged = int(sample.token_bytes.sum())
     counted = int(sample.document_bytes.sum())
     detail = f"{charged} bytes charged to tokens, {counted} bytes of original text counted independently"
-    return Check("B1", "byte denominator", "pass" if charged == counted else "fail", len(sample.tokens), float(abs(charged - counted)), detail)
+    return Check(
+        "B1",
+        "byte denominator",
+        "pass" if charged == counted else "fail",
+        len(sample.tokens),
+        float(abs(charged - counted)),
+        detail,
+    )

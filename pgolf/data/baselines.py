@@ -24,9 +24,11 @@ def unigram_bits_per_byte(train_files: Sequence[Path], tokens: np.ndarray, vocab
 
 
 def compressor_bits_per_byte(validation: bytes, training: bytes) -> dict[str, float]:
-    """Bits per byte of brotli quality 11 and xz preset 9 on the validation text alone, and of xz after it has read the training text.
+    """Bits per byte of brotli quality 11 and xz preset 9 on the validation text alone, and of xz after it has read
+    the training text.
 
-    xz_primed = (size of training + validation together) - (size of training): a compressor that may learn from the training text too.
+    xz_primed = (size of training + validation together) - (size of training): a compressor that may learn from the
+    training text too.
     """
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 26}]
 

@@ -35,7 +35,9 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, packing: Packing | None) -> Tensor:
     return _dense(*rows).flatten(0, 1).index_select(0, packing.scatter)[None]
 
 
-def _variable_length(function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, packing: Packing | None) -> Tensor:
+def _variable_length(
+    function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, packing: Packing | None
+) -> Tensor:
     if packing is None:
         rows, length = q.shape[:2]
         boundaries = torch.arange(0, (rows + 1) * length, length, dtype=torch.int32, device=q.device)

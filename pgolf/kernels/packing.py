@@ -41,9 +41,7 @@ class Packing:
 
     def to(self, device: torch.device) -> "Packing":
         """The same boundaries on another device."""
-        return Packing(
-            self.cu_seqlens.to(device), self.max_seqlen, self.gather.to(device), self.scatter.to(device)
-        )
+        return Packing(self.cu_seqlens.to(device), self.max_seqlen, self.gather.to(device), self.scatter.to(device))
 
 
 def build_cu_seqlens(

@@ -12,7 +12,8 @@ from pgolf.model.rope import Rotary
 
 
 def exclude_value(y: Tensor, v: Tensor) -> Tensor:
-    """Remove from each head's output its component along the same position's value vector (XSA, exclusive self-attention).
+    """Remove from each head's output its component along the same position's value vector (XSA, exclusive
+    self-attention).
 
     y [B, T, H, d], v [B, T, G, d] -> [B, T, H, d].
     """
@@ -22,11 +23,14 @@ def exclude_value(y: Tensor, v: Tensor) -> Tensor:
 
 
 class CausalSelfAttention(Part):
-    """q, k, v projections; RMSNorm on each q and k head; partial RoPE; a learned gain per query head; causal attention; output projection.
+    """q, k, v projections; RMSNorm on each q and k head; partial RoPE; a learned gain per query head; causal
+    attention; output projection.
 
-    num_heads query heads share num_kv_heads key/value heads. exclude_own_value: XSA on all layers (published records from 2026-03-20).
+    num_heads query heads share num_kv_heads key/value heads. exclude_own_value: XSA on all layers (published records
+    from 2026-03-20).
     gate: optional per-head gate on the output, made as gate(dim, num_heads) and fed the normed block input.
-    Raises ValueError when dim is not divisible by num_heads, num_heads not by num_kv_heads, or the rotary dimensions exceed the head.
+    Raises ValueError when dim is not divisible by num_heads, num_heads not by num_kv_heads, or the rotary dimensions
+    exceed the head.
     """
 
     q_gain: nn.Parameter

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pgolf.model.attention import CausalSelfAttention
 from pgolf.model.context import HEAD_SLOT, PLAIN, Context
 from pgolf.model.norm import RMSNorm, rms_norm
 from pgolf.model.plan import Depth, LayerPlan
 from pgolf.model.roles import Part, constant, initialise, normal
 
-AttentionFactory = Callable[[int, float], nn.Module]
+AttentionFactory = Callable[[int, float], CausalSelfAttention]
 MlpFactory = Callable[[int], nn.Module]
 
 
@@ -35,6 +36,12 @@ class Block(Part):
         self.declare("attn_scale", (dim,), "scalar", constant(1.0))
         self.declare("mlp_scale", (dim,), "scalar", constant(1.0))
         self.declare("resid_mix", (2, dim), "scalar", _first_row_ones)
+
+    def site_outputs(self) -> dict[str, int]:
+        """Width of the output at each adapter site of the block."""
+        dim = self.resid_mix.shape[1]
+        kv_dim = self.attn.num_kv_heads * self.attn.head_dim
+        return {"q": dim, "k": kv_dim, "v": kv_dim, "o": dim, "mlp": dim}
 
     def forward(self, x: Tensor, x0: Tensor, slot: int, context: Context) -> Tensor:
         """x, x0 [B, T, dim] -> [B, T, dim]."""
@@ -83,7 +90,8 @@ class GPT(Part):
 
     vocab_size and seed come at run time; every parameter's initial value depends only on (seed, its name).
     dim: width of the residual stream. qk_gain: initial gain of normed queries. softcap: cap on logits.
-    embedding_std: initial standard deviation of the (tied) token embedding. layer_scale: 1/sqrt(layer+1) after both norms.
+    embedding_std: initial standard deviation of the (tied) token embedding. layer_scale: 1/sqrt(layer+1) after both
+    norms.
     skip_gates: learned sigmoid gate on each U-Net skip. depth, attention, mlp: the parts.
     """
 
@@ -110,7 +118,7 @@ class GPT(Part):
         self.plans: dict[str, LayerPlan] = depth.plans
         self.plan_name = "plain"
         self.tok_emb = Embedding(vocab_size, dim, embedding_std)
-        self.blocks = nn.ModuleList(
+        self.blocks: list[Block] = nn.ModuleList(  # type: ignore[assignment]
             Block(dim, layer, qk_gain, attention, mlp, layer_scale) for layer in range(depth.num_layers)
         )
         num_skips = max(plan.num_skips for plan in self.plans.values())
@@ -155,6 +163,14 @@ class GPT(Part):
     def logits(self, hidden: Tensor, context: Context = PLAIN) -> Tensor:
         """hidden [B, T, dim] -> capped fp32 logits [B, T, vocab_size]."""
         return self.head(hidden, self.tok_emb.weight, context)
+
+    def adapter_sites(self) -> list[tuple[int, str, int, int]]:
+        """(slot, site, in_features, out_features) of every place in the current plan where an adapter may attach."""
+        found = []
+        for step in self.plan.passes:
+            outputs = self.blocks[step.block].site_outputs()
+            found += [(step.slot, site, self.dim, out_features) for site, out_features in outputs.items()]
+        return [*found, (HEAD_SLOT, "head", self.dim, self.vocab_size)]
 
     def calibration_sites(self) -> dict[str, nn.Module]:
         """For each weight matrix the module whose first input [..., in_features] it multiplies."""

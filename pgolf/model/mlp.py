@@ -8,7 +8,8 @@ from pgolf.model.roles import Linear, Part, constant, orthogonal
 
 
 class LeakyReLUSquared(Part):
-    """W_down (leaky_relu(W_up n, slope))^2, hidden width = round(multiple * dim). slope=0 is ReLU^2 (Primer); 0.5 from PR 1394 on."""
+    """W_down (leaky_relu(W_up n, slope))^2, hidden width = round(multiple * dim). slope=0 is ReLU^2 (Primer); 0.5
+    from PR 1394 on."""
 
     def __init__(self, dim: int, *, multiple: float, slope: float) -> None:
         super().__init__()

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# The published scripts leave epsilon to the library, whose default changed between versions: pinned here (fp32 machine epsilon).
+# The published scripts leave epsilon to the library, whose default changed between versions: pinned here (fp32
+# machine epsilon).
 EPSILON = 1.1920928955078125e-07
 
 

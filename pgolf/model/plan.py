@@ -40,10 +40,15 @@ class LayerPlan:
         table: list[dict[str, object]] = []
         for step in self.passes:
             seen[step.block] = seen.get(step.block, 0) + 1
-            table.append({
-                "slot": step.slot, "block": step.block, "visit": seen[step.block],
-                "push": step.push, "pop": step.pop,
-            })
+            table.append(
+                {
+                    "slot": step.slot,
+                    "block": step.block,
+                    "visit": seen[step.block],
+                    "push": step.push,
+                    "pop": step.pop,
+                }
+            )
         return table
 
 

@@ -5,7 +5,8 @@ from torch import Tensor
 
 
 class Rotary:
-    """Rotates dimension pairs (j, j + dims/2), j < dims/2, by position * base^(-2j/dims); the other dimensions are left alone.
+    """Rotates dimension pairs (j, j + dims/2), j < dims/2, by position * base^(-2j/dims); the other dimensions are
+    left alone.
 
     Source: RoFormer; partial form as in the published records (16 of 64 dimensions).
     Raises ValueError when dims is not a positive even number.

@@ -8,10 +8,16 @@ from pgolf.model.gpt import GPT
 
 @torch.no_grad()
 def continuation(
-    model: GPT, tokens: list[int], length: int, temperature: float, generator: torch.Generator, context: Context,
+    model: GPT,
+    tokens: list[int],
+    length: int,
+    temperature: float,
+    generator: torch.Generator,
+    context: Context,
     window: int,
 ) -> list[int]:
-    """`length` tokens drawn after `tokens`, one forward each over the last `window` tokens. Control tokens (ids below 4) are never drawn."""
+    """`length` tokens drawn after `tokens`, one forward each over the last `window` tokens. Control tokens (ids below
+    4) are never drawn."""
     device = model.tok_emb.weight.device
     row = list(tokens)
     for _ in range(length):

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-# Coefficients (a, b, c) of the iterations X <- a X + (b A + c A^2) X with A = X X^T. One triple is used again and again;
+# Coefficients (a, b, c) of the iterations X <- a X + (b A + c A^2) X with A = X X^T. One triple is used again and
+# again;
 # a list of several is walked once and not beyond its end.
 STOCK: tuple[tuple[float, float, float], ...] = ((3.4445, -4.775, 2.0315),)
 POLAR_EXPRESS: tuple[tuple[float, float, float], ...] = (
@@ -26,7 +27,8 @@ def orthogonalise(
 ) -> Tensor:
     """Newton-Schulz iteration on a batch [n, rows, cols]; returns the same shape and dtype.
 
-    Singular values are driven towards 1. At most as many iterations as there are coefficients, unless there is only one triple.
+    Singular values are driven towards 1. At most as many iterations as there are coefficients, unless there is only
+    one triple.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -59,8 +61,13 @@ class Muon(torch.optim.Optimizer):
         coefficients: Literal["stock", "polar_express"],
     ) -> None:
         defaults: dict[str, Any] = {
-            "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov,
-            "row_normalise": row_normalise, "steps": newton_schulz_steps, "coefficients": coefficients,
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "row_normalise": row_normalise,
+            "steps": newton_schulz_steps,
+            "coefficients": coefficients,
         }
         super().__init__(params, defaults)
         for group in self.param_groups:
@@ -95,5 +102,6 @@ class Muon(torch.optim.Optimizer):
         coefficients = POLAR_EXPRESS if group["coefficients"] == "polar_express" else STOCK
         direction = orthogonalise(work, group["steps"], coefficients).to(update.dtype)
         rows, cols = parameters[0].shape
-        torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, list(direction), alpha=-group["lr"] * max(1.0, rows / cols) ** 0.5)
+        weights: list[Tensor] = list(parameters)
+        torch._foreach_mul_(weights, 1.0 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, list(direction), alpha=-group["lr"] * max(1.0, rows / cols) ** 0.5)

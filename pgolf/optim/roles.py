@@ -14,7 +14,8 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 class RoleOptimizers:
     """The optimisers of a model by parameter role.
 
-    Raises ValueError when the model has parameters of a role that has no optimiser (a published record trained with gates that
+    Raises ValueError when the model has parameters of a role that has no optimiser (a published record trained with
+    gates that
     were in no optimiser).
     """
 
@@ -47,7 +48,8 @@ class RoleOptimizers:
         return iter(self.optimizers.values())
 
     def schedule(self, lr_scale: float, momentum: float | None) -> None:
-        """Set every learning rate to its base value times `lr_scale`, and the momentum of those that have one named so."""
+        """Set every learning rate to its base value times `lr_scale`, and the momentum of those that have one named
+        so."""
         for role, optimizer in self.optimizers.items():
             for group, base in zip(optimizer.param_groups, self._base_lrs[role], strict=True):
                 group["lr"] = base * lr_scale

@@ -2,9 +2,11 @@
 
 
 class Warmdown:
-    """Multiplier on all learning rates: 1, then linear to 0 over the last `fraction` of the budget, never under `floor`.
+    """Multiplier on all learning rates: 1, then linear to 0 over the last `fraction` of the budget, never under
+    `floor`.
 
-    Source: modded-nanogpt; floor (min_lr) from PR 1787. Raises ValueError when fraction is not in (0, 1] or floor not in [0, 1].
+    Source: modded-nanogpt; floor (min_lr) from PR 1787. Raises ValueError when fraction is not in (0, 1] or floor not
+    in [0, 1].
     """
 
     def __init__(self, *, fraction: float, floor: float) -> None:

@@ -38,8 +38,10 @@ class Total:
 class Ledger:
     """One entry per scored position, written once, in order within each document.
 
-    Position p (1 <= p < n) is the prediction of token p from the tokens before it in its document. The first token of a document is
-    charged to the document before it, as in the published records (it costs nats, stands for no bytes); token 0 is given.
+    Position p (1 <= p < n) is the prediction of token p from the tokens before it in its document. The first token of
+    a document is
+    charged to the document before it, as in the published records (it costs nats, stands for no bytes); token 0 is
+    given.
     """
 
     def __init__(self, validation: ValidationSet) -> None:
@@ -69,7 +71,10 @@ class Ledger:
         if start < expected:
             raise RuleBroken("C4", f"position {start} of document {document} was scored already")
         if start > expected or end > self.ends[document]:
-            raise RuleBroken("C4", f"document {document} continues at position {expected} up to {self.ends[document]}, not [{start}, {end})")
+            raise RuleBroken(
+                "C4",
+                f"document {document} goes on at position {expected} up to {self.ends[document]}, not [{start}, {end})",
+            )
         if not np.isfinite(nats).all():
             raise RuleBroken("C2", f"positions [{start}, {end}) of document {document} have no finite cost")
         self.nats[start:end] = nats
@@ -84,7 +89,8 @@ class Ledger:
         return bool(self.starts[document] <= start and end <= self._next[document])
 
     def fresh(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Entries written since the last merge: mask, nats, order, phase, each float64 [n] and 0 where nothing is new."""
+        """Entries written since the last merge: mask, nats, order, phase, each float64 [n] and 0 where nothing is
+        new."""
         mask = self._fresh.astype(np.float64)
         return mask, np.where(self._fresh, self.nats, 0.0), self.order * mask, self.phase * mask
 

@@ -1,4 +1,5 @@
-"""The scorer holds the targets. A strategy asks for inputs, hands back distributions, and may learn only from what has been scored."""
+"""The scorer holds the targets. A strategy asks for inputs, hands back distributions, and may learn only from what
+has been scored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,8 +58,10 @@ class Observer(Protocol):
 class Scorer:
     """Gives inputs, takes full distributions, writes the ledger, and reveals targets only afterwards.
 
-    By construction a position is scored before its token can be had for training (C3), once and in order within its document (C4), by
-    a distribution that adds up to 1 (C2). That a prediction does not read its own target or later tokens (C1) depends on the model;
+    By construction a position is scored before its token can be had for training (C3), once and in order within its
+    document (C4), by
+    a distribution that adds up to 1 (C2). That a prediction does not read its own target or later tokens (C1) depends
+    on the model;
     `pgolf audit` probes it.
     """
 
@@ -89,14 +92,17 @@ class Scorer:
         return self._padded(rows)
 
     def score(self, windows: Sequence[Window], log_probs: Tensor, phase: int = 0) -> Tensor:
-        """Enter the cost of `windows` in the ledger and return it, in nats [B, C], differentiable, 0 beyond a window's length.
+        """Enter the cost of `windows` in the ledger and return it, in nats [B, C], differentiable, 0 beyond a
+        window's length.
 
         log_probs [B, C, V]: log of a full distribution for each scored position, row b aligned at its score_start.
         Raises RuleBroken (C2) when one does not add up to 1, (C4) when a position was scored before or skipped.
         """
         longest = max(window.length for window in windows)
         if log_probs.ndim != 3 or log_probs.shape[0] != len(windows) or log_probs.shape[1] < longest:
-            raise ValueError(f"log_probs {tuple(log_probs.shape)} must be [{len(windows)}, at least {longest}, vocabulary]")
+            raise ValueError(
+                f"log_probs {tuple(log_probs.shape)} must be [{len(windows)}, at least {longest}, vocabulary]"
+            )
         columns = torch.arange(log_probs.shape[1], device=log_probs.device)
         lengths = torch.tensor([window.length for window in windows], device=log_probs.device)
         valid = columns < lengths[:, None]
@@ -112,9 +118,12 @@ class Scorer:
         return nats
 
     def revealed(self, document: int, start: int, end: int) -> Tensor:
-        """Tokens [start, end) of `document`, int64 on the CPU. Raises RuleBroken (C3) unless all of them have been scored."""
+        """Tokens [start, end) of `document`, int64 on the CPU. Raises RuleBroken (C3) unless all of them have been
+        scored."""
         if not self.ledger.committed(document, start, end):
-            raise RuleBroken("C3", f"tokens [{start}, {end}) of document {document} were asked for before they were scored")
+            raise RuleBroken(
+                "C3", f"tokens [{start}, {end}) of document {document} were asked for before they were scored"
+            )
         return self._tokens[start:end].clone()
 
     def synchronise(self) -> None:
@@ -141,4 +150,7 @@ class Scorer:
     def _check_normalised(log_probs: Tensor, valid: Tensor) -> None:
         miss = torch.logsumexp(log_probs.detach().float(), dim=-1)[valid].abs().max()
         if not miss <= NORMALISATION_TOLERANCE:
-            raise RuleBroken("C2", f"a distribution misses 1 by {float(miss):.3g} nats; hand in log-probabilities over the whole vocabulary")
+            raise RuleBroken(
+                "C2",
+                f"a distribution misses 1 by {float(miss):.3g} nats; hand in log-probabilities of the whole vocabulary",
+            )

@@ -1,6 +1,7 @@
 """The newest complete training state, in one file that is either whole or refused.
 
-Layout of state.pgolf: 8 bytes b"PGOLFCP1", 32 bytes SHA-256 of the rest, then torch.save's archive (read back with weights_only=True).
+Layout of state.pgolf: 8 bytes b"PGOLFCP1", 32 bytes SHA-256 of the rest, then torch.save's archive (read back with
+weights_only=True).
 """
 
 import hashlib
@@ -30,6 +31,7 @@ def load(path: Path) -> dict[str, Any]:
     payload = data[40:]
     if data[:8] != MAGIC or hashlib.sha256(payload).digest() != data[8:40]:
         raise UserError(
-            f"checkpoint {path} is damaged (its checksum does not match): delete it to train this run again from step 0."
+            f"checkpoint {path} is damaged (its checksum does not match): "
+            "delete it to train this run again from step 0."
         )
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)

@@ -12,17 +12,17 @@ from torch import Tensor
 from pgolf.console import Console
 from pgolf.data.dataset import Dataset
 from pgolf.data.loaders import Batch, DocumentPackingLoader
+from pgolf.distributed import Group
 from pgolf.errors import UserError
 from pgolf.kernels.attend import Attention
 from pgolf.kernels.packing import Packing
 from pgolf.model.context import Context
-from pgolf.model.precision import autocast
 from pgolf.model.gpt import GPT
+from pgolf.model.precision import autocast
 from pgolf.optim.averaging import ExponentialAverage
 from pgolf.optim.roles import RoleOptimizers
 from pgolf.train import checkpoint
 from pgolf.train.clock import BudgetClock
-from pgolf.distributed import Group
 
 
 @dataclass
@@ -37,9 +37,12 @@ class Progress:
 class Trainer:
     """Trains a model for `max_steps` steps or `max_seconds` seconds, whichever ends first.
 
-    batch_tokens: tokens of one optimiser step over all ranks; micro_batch_tokens: tokens one forward sees; sequence_tokens: longest
-    document piece. loop_at: part of the budget at which the looped plan takes over. clip_norm: global L2 norm of the averaged gradient.
-    schedule, momentum: see pgolf.optim.schedule. averaging: made as averaging(model). checkpoint_seconds: seconds between checkpoints.
+    batch_tokens: tokens of one optimiser step over all ranks; micro_batch_tokens: tokens one forward sees;
+    sequence_tokens: longest
+    document piece. loop_at: part of the budget at which the looped plan takes over. clip_norm: global L2 norm of the
+    averaged gradient.
+    schedule, momentum: see pgolf.optim.schedule. averaging: made as averaging(model). checkpoint_seconds: seconds
+    between checkpoints.
     max_seconds=None with max_steps gives the same bits again on the same machine; a budget in seconds does not.
     Raises ValueError when there is no budget or the batch cannot be cut into micro-batches.
     """
@@ -69,7 +72,7 @@ class Trainer:
             )
         if not 1 < sequence_tokens <= micro_batch_tokens:
             raise ValueError(
-                f"train.sequence_tokens={sequence_tokens} must lie between 2 and micro_batch_tokens={micro_batch_tokens}"
+                f"train.sequence_tokens={sequence_tokens} must be 2 to micro_batch_tokens={micro_batch_tokens}"
             )
         self.max_steps, self.max_seconds = max_steps, max_seconds
         self.batch_tokens, self.micro_batch_tokens = batch_tokens, micro_batch_tokens
@@ -124,14 +127,24 @@ class Trainer:
                 progress.step += 1
                 progress.tokens += self.batch_tokens
                 seconds = clock.elapsed("train")
-                log({
-                    "event": "step", "step": progress.step, "train_loss": loss, "lr_scale": lr_scale, "momentum": momentum,
-                    "plan": model.plan_name, "grad_norm": grad_norm, "tokens": progress.tokens, "seconds": seconds,
-                })
+                log(
+                    {
+                        "event": "step",
+                        "step": progress.step,
+                        "train_loss": loss,
+                        "lr_scale": lr_scale,
+                        "momentum": momentum,
+                        "plan": model.plan_name,
+                        "grad_norm": grad_norm,
+                        "tokens": progress.tokens,
+                        "seconds": seconds,
+                    }
+                )
                 task.update(progress.step, loss=loss, tokens_per_second=progress.tokens / max(seconds, 1e-9))
                 if not math.isfinite(loss):
                     raise UserError(
-                        f"the training loss became {loss} at step {progress.step}: lower optim.matrix.lr or train.clip_norm. "
+                        f"the training loss became {loss} at step {progress.step}: "
+                        "lower optim.matrix.lr or train.clip_norm. "
                         f"The last good state is {state_path if state_path.exists() else 'not there yet'}."
                     )
                 if group.from_leader(seconds) - saved_at >= self.checkpoint_seconds:
@@ -154,8 +167,11 @@ class Trainer:
     def loader(self, dataset: Dataset, group: Group) -> DocumentPackingLoader:
         """The training loader: whether a step fits in a shard is tested for the whole step, so world sizes agree."""
         return DocumentPackingLoader(
-            dataset.train_files, group.world_size, group.rank,
-            micro_batch_tokens=self.micro_batch_tokens, max_document_tokens=self.sequence_tokens,
+            dataset.train_files,
+            group.world_size,
+            group.rank,
+            micro_batch_tokens=self.micro_batch_tokens,
+            max_document_tokens=self.sequence_tokens,
             spans_per_fit=self.batch_tokens // self.micro_batch_tokens,
         )
 
@@ -164,8 +180,13 @@ class Trainer:
         return self.fraction(progress.step, seconds)
 
     def _step(
-        self, model: GPT, optimizers: RoleOptimizers, loader: DocumentPackingLoader, micro_steps: int,
-        attention: Attention, group: Group,
+        self,
+        model: GPT,
+        optimizers: RoleOptimizers,
+        loader: DocumentPackingLoader,
+        micro_steps: int,
+        attention: Attention,
+        group: Group,
     ) -> tuple[float, float]:
         optimizers.zero_grad()
         total = torch.zeros((), device=group.device)
@@ -191,18 +212,32 @@ def batch_loss(model: GPT, batch: Batch, attention: Attention, device: torch.dev
 
 
 def _state(
-    model: GPT, optimizers: RoleOptimizers, average: ExponentialAverage, loader: DocumentPackingLoader,
-    progress: Progress, seconds: float,
+    model: GPT,
+    optimizers: RoleOptimizers,
+    average: ExponentialAverage,
+    loader: DocumentPackingLoader,
+    progress: Progress,
+    seconds: float,
 ) -> dict[str, Any]:
     return {
-        "model": model.state_dict(), "optimizers": optimizers.state_dict(), "average": average.state_dict(),
-        "loader": loader.state_dict(), "progress": vars(progress), "train_seconds": seconds, "plan": model.plan_name,
+        "model": model.state_dict(),
+        "optimizers": optimizers.state_dict(),
+        "average": average.state_dict(),
+        "loader": loader.state_dict(),
+        "progress": vars(progress),
+        "train_seconds": seconds,
+        "plan": model.plan_name,
     }
 
 
 def _restore(
-    state: dict[str, Any], model: GPT, optimizers: RoleOptimizers, average: ExponentialAverage,
-    loader: DocumentPackingLoader, progress: Progress, clock: BudgetClock,
+    state: dict[str, Any],
+    model: GPT,
+    optimizers: RoleOptimizers,
+    average: ExponentialAverage,
+    loader: DocumentPackingLoader,
+    progress: Progress,
+    clock: BudgetClock,
 ) -> None:
     model.load_state_dict(state["model"])
     optimizers.load_state_dict(state["optimizers"])

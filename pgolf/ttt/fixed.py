@@ -28,14 +28,18 @@ class Chunked:
 
 
 class Sliding:
-    """Windows of `sequence_tokens` that move by `stride` inside a document; all but the first score only their last `stride` positions.
+    """Windows of `sequence_tokens` that move by `stride` inside a document; all but the first score only their last
+    `stride` positions.
 
     Source: the 2026-03-19 record, made document-aware and without its double scoring of the tail.
     """
 
     def __init__(self, *, sequence_tokens: int, stride: int, rows: int) -> None:
         if not 0 < stride <= sequence_tokens or rows < 1:
-            raise ValueError(f"ttt.stride={stride} must lie between 1 and ttt.sequence_tokens={sequence_tokens}; ttt.rows={rows} at least 1")
+            raise ValueError(
+                f"ttt.stride={stride} must lie between 1 and ttt.sequence_tokens={sequence_tokens}; "
+                f"ttt.rows={rows} must be at least 1"
+            )
         self.sequence_tokens, self.stride, self.rows = sequence_tokens, stride, rows
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:

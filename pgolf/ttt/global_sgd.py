@@ -24,14 +24,17 @@ class GlobalSGD:
         self, *, lr: float, momentum: float, chunk_tokens: int, sequence_tokens: int, epochs: int, clip_norm: float
     ) -> None:
         if chunk_tokens % sequence_tokens or sequence_tokens < 1:
-            raise ValueError(f"ttt.sgd.chunk_tokens={chunk_tokens} is not a multiple of ttt.sgd.sequence_tokens={sequence_tokens}")
+            raise ValueError(
+                f"ttt.sgd.chunk_tokens={chunk_tokens} is not a multiple of ttt.sgd.sequence_tokens={sequence_tokens}"
+            )
         if epochs < 1:
             raise ValueError(f"ttt.sgd.epochs={epochs} must be at least 1")
         self.lr, self.momentum, self.epochs, self.clip_norm = lr, momentum, epochs, clip_norm
         self.chunk_tokens, self.sequence_tokens = chunk_tokens, sequence_tokens
 
     def run(self, model: GPT, scorer: Scorer, documents: list[int], bench: Bench) -> None:
-        """Train `model` in place on `documents`, all of which must have been scored. Every process of the group must call this."""
+        """Train `model` in place on `documents`, all of which must have been scored. Every process of the group must
+        call this."""
         stream = torch.cat([scorer.revealed(document, *scorer.span(document)) for document in documents])
         chunks = math.ceil((len(stream) - 1) / self.chunk_tokens)
         model.requires_grad_(True)
@@ -64,7 +67,8 @@ class GlobalSGD:
             with autocast(group.device):
                 logits = model.logits(model(inputs[None].to(group.device), context), context)
             loss = torch.nn.functional.cross_entropy(logits[0], targets.to(group.device), reduction="sum")
-            # mean_ divides by the number of processes, which this undoes: the gradient is that of the mean over the whole chunk
+            # mean_ divides by the number of processes, which this undoes: the gradient is that of the mean over the
+            # whole chunk
             (loss * group.world_size / self.chunk_tokens).backward()
         for parameter in model.parameters():
             if parameter.grad is None:

@@ -5,21 +5,31 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pgolf.model.context import HEAD_SLOT, SITES
+from pgolf.model.context import SITES
 from pgolf.model.gpt import GPT
 from pgolf.model.roles import stream
 
 
 class LoraSettings:
-    """Low-rank adapters: one pair (A, B) per document and site, learned while the document is scored (PR 1530; alpha from PR 1787).
+    """Low-rank adapters: one pair (A, B) per document and site, learned while the document is scored (PR 1530; alpha
+    from PR 1787).
 
-    rank r; the delta is (alpha / r) x A^T B^T; targets: the sites that carry one; lr, beta1, beta2, weight_decay, epsilon: AdamW.
+    rank r; the delta is (alpha / r) x A^T B^T; targets: the sites that carry one; lr, beta1, beta2, weight_decay,
+    epsilon: AdamW.
     Raises ValueError for an unknown target or a rank below 1.
     """
 
     def __init__(
-        self, *, rank: int, alpha: float, targets: list[str], lr: float, beta1: float, beta2: float,
-        epsilon: float, weight_decay: float,
+        self,
+        *,
+        rank: int,
+        alpha: float,
+        targets: list[str],
+        lr: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
     ) -> None:
         unknown = sorted(set(targets) - set(SITES))
         if unknown or not targets:
@@ -33,7 +43,8 @@ class LoraSettings:
 class BatchedLora(nn.Module):
     """Adapters of `rows` documents, for every virtual layer slot of the model's current plan.
 
-    A [rows, r, in] is drawn from U(-1/sqrt(in), 1/sqrt(in)) out of a stream named `name`; B [rows, out, r] starts at 0, so the
+    A [rows, r, in] is drawn from U(-1/sqrt(in), 1/sqrt(in)) out of a stream named `name`; B [rows, out, r] starts at
+    0, so the
     adapted model starts equal to the bare one.
     """
 
@@ -43,7 +54,7 @@ class BatchedLora(nn.Module):
         self.down = nn.ParameterDict()
         self.up = nn.ParameterDict()
         device = model.tok_emb.weight.device
-        for slot, site, in_features, out_features in _sites(model):
+        for slot, site, in_features, out_features in model.adapter_sites():
             if site not in settings.targets:
                 continue
             key = f"{slot}:{site}"
@@ -61,16 +72,3 @@ class BatchedLora(nn.Module):
         rows = x.shape[0]
         low = torch.bmm(x, self.down[key][:rows].mT.to(x.dtype))
         return torch.bmm(low, self.up[key][:rows].mT.to(x.dtype)) * self.scale
-
-
-def _sites(model: GPT) -> list[tuple[int, str, int, int]]:
-    """(slot, site, in_features, out_features) of every site of the current plan."""
-    found = []
-    for step in model.plan.passes:
-        attention = model.blocks[step.block].attn
-        shapes = {
-            "q": attention.c_q.weight.shape[0], "k": attention.c_k.weight.shape[0], "v": attention.c_v.weight.shape[0],
-            "o": model.dim, "mlp": model.dim,
-        }
-        found += [(step.slot, site, model.dim, out_features) for site, out_features in shapes.items()]
-    return [*found, (HEAD_SLOT, "head", model.dim, model.vocab_size)]

@@ -1,6 +1,7 @@
 """Score-first test-time training: an adapter per document, and global SGD phases on what has been scored.
 
-Source: PR 1530 (adapters), 1610 (one pause), 1626 (phases). Assignment to processes is fixed, so a score can be had again and does
+Source: PR 1530 (adapters), 1610 (one pause), 1626 (phases). Assignment to processes is fixed, so a score can be had
+again and does
 not depend on how many processes share the work (the published scripts claim batches through a counter file).
 """
 
@@ -19,7 +20,8 @@ from pgolf.ttt.strategy import Bench, window_log_probs
 
 @dataclass(frozen=True)
 class DocumentBatch:
-    """Documents of similar length that are scored together, longest first; index counts batches from the shortest up."""
+    """Documents of similar length that are scored together, longest first; index counts batches from the shortest
+    up."""
 
     index: int
     documents: tuple[int, ...]
@@ -36,21 +38,32 @@ def document_batches(lengths: list[int], rows: int) -> list[DocumentBatch]:
 
 
 def phase_boundaries(num_documents: int, prefix_docs: int, phases: int) -> list[int]:
-    """How many documents must be finished before each global phase (published rule: equal parts of the prefix, rounded down)."""
+    """How many documents must be finished before each global phase (published rule: equal parts of the prefix,
+    rounded down)."""
     prefix = min(num_documents, prefix_docs)
     return [prefix * (phase + 1) // phases for phase in range(phases)]
 
 
 class Phased:
-    """Per-document adapters, score first; after each of `phases` equal parts of the first `prefix_docs` finished documents, one
+    """Per-document adapters, score first; after each of `phases` equal parts of the first `prefix_docs` finished
+    documents, one
     pass of SGD over all finished documents updates the model itself.
 
-    chunk: positions scored between two adapter steps. context_tokens: longest window a chunk is predicted from. rows: documents per
+    chunk: positions scored between two adapter steps. context_tokens: longest window a chunk is predicted from. rows:
+    documents per
     batch. phases=0: adapters only (`ttt=lora`). Raises ValueError for sizes below 1.
     """
 
     def __init__(
-        self, *, phases: int, prefix_docs: int, chunk: int, context_tokens: int, rows: int, lora: LoraSettings, sgd: GlobalSGD
+        self,
+        *,
+        phases: int,
+        prefix_docs: int,
+        chunk: int,
+        context_tokens: int,
+        rows: int,
+        lora: LoraSettings,
+        sgd: GlobalSGD,
     ) -> None:
         if phases < 0 or min(prefix_docs, chunk, rows) < 1:
             raise ValueError("ttt.phases must be 0 or more; ttt.prefix_docs, ttt.chunk and ttt.rows at least 1")
@@ -91,8 +104,12 @@ class Phased:
         start = 1
         while True:
             windows = [
-                Window(document, max(first, min(first + start + self.chunk, end) - 1 - self.context_tokens),
-                       first + start, min(first + start + self.chunk, end))
+                Window(
+                    document,
+                    max(first, min(first + start + self.chunk, end) - 1 - self.context_tokens),
+                    first + start,
+                    min(first + start + self.chunk, end),
+                )
                 for document, (first, end) in zip(batch.documents, spans, strict=True)
                 if first + start < end
             ]
@@ -105,11 +122,17 @@ class Phased:
         settings = self.lora
         adapters = BatchedLora(model, len(batch.documents), settings, bench.seed, f"ttt/lora/{batch.index}")
         optimizer = torch.optim.AdamW(
-            adapters.parameters(), lr=settings.lr, betas=settings.betas, eps=settings.epsilon,
-            weight_decay=settings.weight_decay, foreach=True,
+            adapters.parameters(),
+            lr=settings.lr,
+            betas=settings.betas,
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+            foreach=True,
         )
         for windows in self._windows(scorer, batch):
-            goes_on = torch.tensor([w.score_end < scorer.span(w.document)[1] for w in windows], device=scorer.group.device)
+            goes_on = torch.tensor(
+                [w.score_end < scorer.span(w.document)[1] for w in windows], device=scorer.group.device
+            )
             learns = bool(goes_on.any())
             with torch.set_grad_enabled(learns):
                 log_probs = window_log_probs(model, scorer, windows, bench.attention, adapters)

@@ -17,7 +17,8 @@ from pgolf.score.scorer import Scorer, Window
 
 @dataclass(frozen=True)
 class Bench:
-    """What a strategy works with besides its own settings: the seed of its random draws, the attention back end, where to report."""
+    """What a strategy works with besides its own settings: the seed of its random draws, the attention back end,
+    where to report."""
 
     seed: int
     attention: Attention
@@ -36,7 +37,8 @@ class Strategy(Protocol):
 def window_log_probs(
     model: GPT, scorer: Scorer, windows: Sequence[Window], attention: Attention, adapters: Adapters | None = None
 ) -> Tensor:
-    """One forward over `windows`; log-probabilities fp32 [B, C, V] of their scored positions, aligned at each window's first one."""
+    """One forward over `windows`; log-probabilities fp32 [B, C, V] of their scored positions, aligned at each
+    window's first one."""
     context = Context(attention, adapters=adapters)
     with autocast(scorer.group.device):
         hidden = model(scorer.inputs(windows), context)
@@ -50,7 +52,8 @@ def window_log_probs(
 def score_windows(
     model: GPT, scorer: Scorer, windows: Iterable[Window], rows: int, bench: Bench, phase: int = 0
 ) -> None:
-    """Score `windows` with fixed weights, `rows` at a time, those of similar width together; documents keep their inner order.
+    """Score `windows` with fixed weights, `rows` at a time, those of similar width together; documents keep their
+    inner order.
 
     Processes of a group share out whole documents.
     """

@@ -1,5 +1,6 @@
 """attend(): every back end gives the reference's answer, and says why it cannot."""
 
+import itertools
 import sys
 import types
 
@@ -19,7 +20,7 @@ def brute_force(q, k, v, boundaries):
     """Softmax attention written out in fp64 for each segment and query."""
     groups = q.shape[2] // k.shape[2]
     out = torch.zeros_like(q, dtype=torch.float64)
-    for start, end in zip(boundaries[:-1], boundaries[1:], strict=True):
+    for start, end in itertools.pairwise(boundaries):
         for t in range(start, end):
             for h in range(q.shape[2]):
                 keys, values = (x[0, start : t + 1, h // groups].double() for x in (k, v))
@@ -29,7 +30,9 @@ def brute_force(q, k, v, boundaries):
 
 
 @settings(max_examples=25, deadline=None)
-@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(lambda x: sum(x) > 0), seed=st.integers(0, 99))
+@given(
+    lengths=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(lambda x: sum(x) > 0), seed=st.integers(0, 99)
+)
 def test_packed_reference_equals_brute_force(lengths, seed):
     boundaries = [0]
     for length in lengths:

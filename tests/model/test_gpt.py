@@ -115,9 +115,24 @@ def test_meta_device_builds_without_memory():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: CausalSelfAttention(100, 1.0, num_heads=8, num_kv_heads=4, rope=Rotary(dims=4, base=1e4), exclude_own_value=True, gate=None), "model.dim=100 is not divisible"),
-        (lambda: CausalSelfAttention(96, 1.0, num_heads=6, num_kv_heads=4, rope=Rotary(dims=4, base=1e4), exclude_own_value=True, gate=None), "num_kv_heads=4"),
-        (lambda: CausalSelfAttention(64, 1.0, num_heads=8, num_kv_heads=4, rope=Rotary(dims=16, base=1e4), exclude_own_value=True, gate=None), "exceeds the head dimension 8"),
+        (
+            lambda: CausalSelfAttention(
+                100, 1.0, num_heads=8, num_kv_heads=4, rope=Rotary(dims=4, base=1e4), exclude_own_value=True, gate=None
+            ),
+            "model.dim=100 is not divisible",
+        ),
+        (
+            lambda: CausalSelfAttention(
+                96, 1.0, num_heads=6, num_kv_heads=4, rope=Rotary(dims=4, base=1e4), exclude_own_value=True, gate=None
+            ),
+            "num_kv_heads=4",
+        ),
+        (
+            lambda: CausalSelfAttention(
+                64, 1.0, num_heads=8, num_kv_heads=4, rope=Rotary(dims=16, base=1e4), exclude_own_value=True, gate=None
+            ),
+            "exceeds the head dimension 8",
+        ),
         (lambda: Rotary(dims=3, base=1e4), "even"),
         (lambda: LeakyReLUSquared(8, multiple=0.01, slope=0.5), "no hidden unit"),
         (lambda: SparseGate(8, 2, width=12), "between 1 and model.dim=8"),
@@ -131,7 +146,8 @@ def test_impossible_sizes_are_refused_in_a_sentence(build, message):
 
 
 def test_plan_of_the_published_recurrence():
-    """Layers 3-5 three times: encoder 0 1 2 3 4 5 3 4, decoder 5 3 4 5 6 7 8 9 10, eight skips; five before (spec of PR 1493)."""
+    """Layers 3-5 three times: encoder 0 1 2 3 4 5 3 4, decoder 5 3 4 5 6 7 8 9 10, eight skips; five before (spec of
+    PR 1493)."""
     depth = Depth(num_layers=11, loop_start=3, loop_end=5, num_loops=2, skips=True)
     looped, plain = depth.plans["looped"], depth.plans["plain"]
     assert [step.block for step in looped.passes if step.push] == [0, 1, 2, 3, 4, 5, 3, 4]
@@ -142,12 +158,27 @@ def test_plan_of_the_published_recurrence():
 
 
 def test_published_parameter_count():
-    """1394 has 35,943,512 parameters (loop 4-5, no lanes, no gates): the full-size model without the lanes of later records."""
+    """1394 has 35,943,512 parameters (loop 4-5, no lanes, no gates): the full-size model without the lanes of later
+    records."""
     with torch.device("meta"):
         model = GPT(
-            8192, 0, dim=512, qk_gain=4.0, softcap=30.0, embedding_std=0.005, layer_scale=True, skip_gates=True,
+            8192,
+            0,
+            dim=512,
+            qk_gain=4.0,
+            softcap=30.0,
+            embedding_std=0.005,
+            layer_scale=True,
+            skip_gates=True,
             depth=Depth(num_layers=11, loop_start=4, loop_end=5, num_loops=2, skips=True),
-            attention=partial(CausalSelfAttention, num_heads=8, num_kv_heads=4, rope=Rotary(dims=16, base=1e4), exclude_own_value=True, gate=None),
+            attention=partial(
+                CausalSelfAttention,
+                num_heads=8,
+                num_kv_heads=4,
+                rope=Rotary(dims=16, base=1e4),
+                exclude_own_value=True,
+                gate=None,
+            ),
             mlp=partial(LeakyReLUSquared, multiple=4.0, slope=0.5),
         )
     assert sum(parameter.numel() for parameter in model.parameters()) == 35_943_512
@@ -182,7 +213,9 @@ def test_adapters_reach_every_site_of_every_slot():
     context = Context(adapters=Witness())
     assert torch.equal(logits(model, tokens, context), logits(model, tokens))
     slots = range(len(model.plan.passes))
-    assert sorted(asked) == sorted([(slot, site) for slot in slots for site in ("q", "k", "v", "o", "mlp")] + [(HEAD_SLOT, "head")])
+    assert sorted(asked) == sorted(
+        [(slot, site) for slot in slots for site in ("q", "k", "v", "o", "mlp")] + [(HEAD_SLOT, "head")]
+    )
 
 
 NAIVE = sorted(GOLDEN.glob("model_naive_*.npz")) + sorted(GOLDEN.glob("model_root_*.npz"))
@@ -191,17 +224,28 @@ NAIVE = sorted(GOLDEN.glob("model_naive_*.npz")) + sorted(GOLDEN.glob("model_roo
 @pytest.mark.skipif(not NAIVE, reason="no reference data beside the checkout")
 @pytest.mark.parametrize("path", NAIVE, ids=lambda path: path.stem)
 def test_parity_with_the_published_baseline(path):
-    """The naive baseline (2026-03-17) is these parts with ReLU^2, full rotary heads and ungated skips; fp32, 1e-5 forward, 1e-4 gradients."""
+    """The naive baseline (2026-03-17) is these parts with ReLU^2, full rotary heads and ungated skips; fp32, 1e-5
+    forward, 1e-4 gradients."""
     data = np.load(path)
     meta = json.loads(str(data["meta_json"]))["config"]
     head_dim = meta["model_dim"] // meta["num_heads"]
     model = GPT(
-        meta["vocab_size"], 0, dim=meta["model_dim"], qk_gain=meta["qk_gain_init"], softcap=meta["logit_softcap"],
-        embedding_std=0.005, layer_scale=False, skip_gates=False,
+        meta["vocab_size"],
+        0,
+        dim=meta["model_dim"],
+        qk_gain=meta["qk_gain_init"],
+        softcap=meta["logit_softcap"],
+        embedding_std=0.005,
+        layer_scale=False,
+        skip_gates=False,
         depth=Depth(num_layers=meta["num_layers"], loop_start=0, loop_end=0, num_loops=0, skips=True),
         attention=partial(
-            CausalSelfAttention, num_heads=meta["num_heads"], num_kv_heads=meta["num_kv_heads"],
-            rope=Rotary(dims=head_dim, base=meta["rope_base"]), exclude_own_value=False, gate=None,
+            CausalSelfAttention,
+            num_heads=meta["num_heads"],
+            num_kv_heads=meta["num_kv_heads"],
+            rope=Rotary(dims=head_dim, base=meta["rope_base"]),
+            exclude_own_value=False,
+            gate=None,
         ),
         mlp=partial(LeakyReLUSquared, multiple=float(meta["mlp_mult"]), slope=0.0),
     )

@@ -51,7 +51,16 @@ def test_muon_without_row_normalisation_is_torchs():
 def test_muon_by_its_formula_with_row_normalisation():
     weight, gradient = torch.randn(8, 4, dtype=torch.float64), torch.randn(8, 4, dtype=torch.float64)
     parameter = torch.nn.Parameter(weight.clone())
-    muon = Muon([parameter], lr=0.1, momentum=0.5, weight_decay=0.2, nesterov=True, row_normalise=True, newton_schulz_steps=5, coefficients="polar_express")
+    muon = Muon(
+        [parameter],
+        lr=0.1,
+        momentum=0.5,
+        weight_decay=0.2,
+        nesterov=True,
+        row_normalise=True,
+        newton_schulz_steps=5,
+        coefficients="polar_express",
+    )
     buffer = torch.zeros_like(weight)
     for _ in range(2):
         parameter.grad = gradient.clone()
@@ -77,7 +86,9 @@ def test_newton_schulz_parity(variant, coefficients, steps):
 
 
 @pytest.mark.skipif(not (GOLDEN / "muon_1736_rn1_fp32.npz").exists(), reason="no reference data beside the checkout")
-@pytest.mark.parametrize("name", ["muon_1736_rn1_fp32", "muon_1736_rn0_fp32", "muon_1855_rn1_fp32", "muon_1855_rn0_fp32"])
+@pytest.mark.parametrize(
+    "name", ["muon_1736_rn1_fp32", "muon_1736_rn0_fp32", "muon_1855_rn1_fp32", "muon_1855_rn0_fp32"]
+)
 def test_muon_parity_with_the_published_optimiser(name):
     """Banks of the published scripts, matrix by matrix; fp32, relative error 1e-5."""
     data = np.load(GOLDEN / f"{name}.npz")
@@ -86,8 +97,13 @@ def test_muon_parity_with_the_published_optimiser(name):
         [torch.nn.Parameter(torch.from_numpy(matrix.copy())) for matrix in data[f"p{bank}_init"]] for bank in range(3)
     ]
     muon = Muon(
-        [matrix for bank in banks for matrix in bank], lr=0.0, momentum=0.0, weight_decay=meta["ctor"]["weight_decay"], nesterov=True,
-        row_normalise=meta["ctor"]["row_normalize"], newton_schulz_steps=meta["ctor"]["backend_steps"],
+        [matrix for bank in banks for matrix in bank],
+        lr=0.0,
+        momentum=0.0,
+        weight_decay=meta["ctor"]["weight_decay"],
+        nesterov=True,
+        row_normalise=meta["ctor"]["row_normalize"],
+        newton_schulz_steps=meta["ctor"]["backend_steps"],
         coefficients="polar_express" if "1855" in name else "stock",
     )
     for step, (lr, momentum) in enumerate(zip(meta["lr_per_step"], meta["momentum_per_step"], strict=True)):
@@ -108,7 +124,13 @@ def test_muon_refuses_vectors():
 
 
 def optimisers(model, **changes):
-    roles = {"matrix": partial(Muon, lr=0.02, momentum=0.95, weight_decay=0.0, **PLAIN), "embedding": adam(0.01), "scalar": adam(0.02), "head": None, "gate": None}
+    roles = {
+        "matrix": partial(Muon, lr=0.02, momentum=0.95, weight_decay=0.0, **PLAIN),
+        "embedding": adam(0.01),
+        "scalar": adam(0.02),
+        "head": None,
+        "gate": None,
+    }
     return RoleOptimizers(model, **{**roles, **changes})
 
 

@@ -83,7 +83,7 @@ def test_scoring_twice_skipping_or_running_over_is_refused():
     with pytest.raises(RuleBroken, match="C4.*scored already"):
         scorer.score([window], random_log_probs([window]))
     gap = Window(0, 0, 4, 5)
-    with pytest.raises(RuleBroken, match="C4.*continues at position 3"):
+    with pytest.raises(RuleBroken, match="C4.*goes on at position 3"):
         scorer.score([gap], random_log_probs([gap]))
     with pytest.raises(ValueError, match="does not lie inside document 0"):
         scorer.inputs([Window(0, 0, 3, 8)])

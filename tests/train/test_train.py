@@ -22,12 +22,27 @@ from pgolf.train.loop import Trainer
 from tests.support import ALONE, FakeDataset, tiny_model
 
 SETTINGS = {
-    "max_steps": 30, "max_seconds": None, "batch_tokens": 512, "micro_batch_tokens": 256, "sequence_tokens": 64, "loop_at": 0.4,
-    "clip_norm": 1.0, "schedule": Warmdown(fraction=0.5, floor=0.1), "momentum": MomentumRamp(start=0.8, end=0.9, steps=5),
-    "averaging": partial(ExponentialAverage, decay=0.8), "checkpoint_seconds": 1e9,
+    "max_steps": 30,
+    "max_seconds": None,
+    "batch_tokens": 512,
+    "micro_batch_tokens": 256,
+    "sequence_tokens": 64,
+    "loop_at": 0.4,
+    "clip_norm": 1.0,
+    "schedule": Warmdown(fraction=0.5, floor=0.1),
+    "momentum": MomentumRamp(start=0.8, end=0.9, steps=5),
+    "averaging": partial(ExponentialAverage, decay=0.8),
+    "checkpoint_seconds": 1e9,
 }
 MUON = partial(
-    Muon, lr=0.03, momentum=0.9, weight_decay=0.01, nesterov=True, row_normalise=True, newton_schulz_steps=5, coefficients="polar_express"
+    Muon,
+    lr=0.03,
+    momentum=0.9,
+    weight_decay=0.01,
+    nesterov=True,
+    row_normalise=True,
+    newton_schulz_steps=5,
+    coefficients="polar_express",
 )
 
 
@@ -53,7 +68,15 @@ def train(directory: Path, group=ALONE, seed=1, stop_after=None, **changes):
             raise KeyboardInterrupt
 
     averaged, progress = Trainer(**settings).run(
-        model, optimisers(model), dataset, sdpa, directory / "checkpoint", group=group, clock=BudgetClock(), console=Silent(), log=log
+        model,
+        optimisers(model),
+        dataset,
+        sdpa,
+        directory / "checkpoint",
+        group=group,
+        clock=BudgetClock(),
+        console=Silent(),
+        log=log,
     )
     return averaged, progress, events, model
 
@@ -178,7 +201,16 @@ def test_two_processes_train_like_one(tmp_path):
     results = []
     for world in (1, 2):
         out = tmp_path / f"out{world}.pt"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(program), str(tmp_path / "data"), str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={world}",
+            str(program),
+            str(tmp_path / "data"),
+            str(out),
+        ]
         done = subprocess.run(command, cwd=root, env=_environment(root), capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
         results.append(torch.load(out))
@@ -190,4 +222,3 @@ def test_two_processes_train_like_one(tmp_path):
 
 def _environment(root: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-

@@ -26,14 +26,25 @@ ALL_SITES = ["q", "k", "v", "o", "mlp", "head"]
 
 
 def lora(**changes):
-    settings = {"rank": 2, "alpha": 3.0, "targets": ALL_SITES, "lr": 0.01, "beta1": 0.0, "beta2": 0.99, "epsilon": 1e-10, "weight_decay": 0.0}
+    settings = {
+        "rank": 2,
+        "alpha": 3.0,
+        "targets": ALL_SITES,
+        "lr": 0.01,
+        "beta1": 0.0,
+        "beta2": 0.99,
+        "epsilon": 1e-10,
+        "weight_decay": 0.0,
+    }
     return LoraSettings(**{**settings, **changes})
 
 
 def phased(lora_changes=None, sgd_changes=None, **changes):
     sgd = {"lr": 0.05, "momentum": 0.9, "chunk_tokens": 32, "sequence_tokens": 16, "epochs": 1, "clip_norm": 1.0}
     settings = {"phases": 2, "prefix_docs": 6, "chunk": 8, "context_tokens": 24, "rows": 2}
-    return Phased(**{**settings, **changes}, lora=lora(**(lora_changes or {})), sgd=GlobalSGD(**{**sgd, **(sgd_changes or {})}))
+    return Phased(
+        **{**settings, **changes}, lora=lora(**(lora_changes or {})), sgd=GlobalSGD(**{**sgd, **(sgd_changes or {})})
+    )
 
 
 def run(strategy, validation, group=ALONE, model=None):
@@ -93,8 +104,7 @@ def test_adapters_that_have_learned_nothing_change_nothing():
     validation = documents([30, 7, 18])
     still, _ = run(phased({"lr": 0.0}, phases=0), validation)
     whole, _ = run(Chunked(sequence_tokens=64, rows=4), documents([30, 7, 18]))
-    early = [p for p in range(1, 20)]
-    for p in early:
+    for p in range(1, 20):
         assert still.ledger.nats[p] == pytest.approx(whole.ledger.nats[p], abs=2e-4)
 
 
@@ -204,7 +214,15 @@ def test_two_processes_score_like_one(tmp_path):
     results = []
     for world in (1, 2):
         out = tmp_path / f"{world}.npy"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(program), str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={world}",
+            str(program),
+            str(out),
+        ]
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
         results.append(np.load(out))
