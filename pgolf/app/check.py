@@ -25,6 +25,13 @@ def require_valid(jobs: list[Job]) -> None:
         raise ConfigError(list(problems))
 
 
+def require_composed(jobs: list[Job]) -> None:
+    """Raise ConfigError with what Hydra refused; what it composes is not checked."""
+    problems = [_refusal(refusal, job) for job in jobs for refusal in job.refusals]
+    if problems:
+        raise ConfigError(problems)
+
+
 def problems_of(job: Job) -> list[str]:
     """The problems of one job: what Hydra, the signatures and the constructors refuse."""
     sentences = [_refusal(refusal, job) for refusal in job.refusals]

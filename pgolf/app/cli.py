@@ -16,12 +16,12 @@ def main() -> None:
     """Run the command line of this process and exit with its status."""
     arguments = sys.argv[1:]
     try:
-        if arguments == ["--version"]:
-            print(f"pgolf {__version__}")
-            status = 0
-        elif arguments and arguments[0] in SUMMARIES:
+        if arguments and arguments[0] in SUMMARIES:
             verb = importlib.import_module(f"pgolf.app.verbs.{arguments[0]}")
             status = int(verb.main(arguments[1:]))
+        elif "--version" in arguments:
+            print(f"pgolf {__version__}")
+            status = 0
         else:
             status = application(arguments)
     except UserError as error:
@@ -54,23 +54,26 @@ def application(arguments: list[str]) -> int:
     from hydra._internal.utils import get_args_parser
 
     options = get_args_parser().parse_args(arguments)
+    from pgolf.app import check, compose
+
+    directory = compose.resolve_directory(options.config_path)
+    composer = compose.composer(options.config_dir, directory, options.config_name or "config")
+    _refuse_words(options.overrides)
     if any(getattr(options, name) for name in HYDRA_SHOWS):
+        with composer as made:
+            check.require_composed(made.jobs(options.overrides, False))
         _hydra()
         return 0
-    _refuse_words(options.overrides)
     multirun = bool(options.multirun)
     if multirun and "LOCAL_RANK" in os.environ:
         raise UserError(
             "a sweep cannot run under torchrun: start it as `pgolf --multirun ...`; "
             "every job then gets launch.nproc processes of its own."
         )
-    from pgolf.app import check, compose, sweep
+    from pgolf.app import sweep
 
-    directory = compose.resolve_directory(options.config_path)
-    with compose.composer(
-        options.config_dir, directory, options.config_name or "config"
-    ) as composer:
-        jobs = composer.jobs(options.overrides, multirun)
+    with composer as made:
+        jobs = made.jobs(options.overrides, multirun)
     check.require_valid(jobs)
     if not multirun:
         _hydra()

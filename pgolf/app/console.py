@@ -55,6 +55,12 @@ class Screen:
         for part in parts:
             if isinstance(part, Table):
                 part.box = box.ROUNDED if self.terminal else box.ASCII2
+                if part.title:
+                    # A table wraps its own title at its width.
+                    title = part.title if isinstance(part.title, Text) else Text(str(part.title))
+                    self.out.print()
+                    self.out.print(title, style="bold")
+                    part.title = None
             self.out.print(part)
 
     def log(self, message: str) -> None:

@@ -47,7 +47,7 @@ def _parts(summary: dict[str, Any]) -> Iterator[Table | Text]:
 
 
 def _bits(summary: dict[str, Any]) -> Table:
-    table = Table(title="Validation text, bits per byte (lower is better)", title_justify="left")
+    table = Table(title="Validation text, bits per byte (lower is better)")
     table.add_column("what", min_width=30)
     table.add_column("BPB", justify="right")
     table.add_column("change", justify="right")
@@ -73,7 +73,7 @@ def _bits(summary: dict[str, Any]) -> Table:
 
 
 def _artifact(artifact: dict[str, Any]) -> Table:
-    table = Table(title="Artifact, bytes on disk", title_justify="left")
+    table = Table(title="Artifact, bytes on disk")
     table.add_column("part", min_width=30)
     table.add_column("bytes", justify="right")
     table.add_row("compressed weights", f"{artifact['weight_bytes']:,}")
@@ -88,7 +88,7 @@ def _artifact(artifact: dict[str, Any]) -> Table:
 
 
 def _seconds(summary: dict[str, Any]) -> Table:
-    table = Table(title="Time", title_justify="left")
+    table = Table(title="Time")
     table.add_column("stage", min_width=30)
     table.add_column("seconds", justify="right")
     for stage, seconds in (summary.get("seconds") or {}).items():
@@ -108,7 +108,7 @@ def _audit(audit: dict[str, Any]) -> Table:
 
 def checks(found: list[dict[str, Any]], title: Text) -> Table:
     """A table of validity checks."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title)
     for column in ("check", "verdict", "probed", "largest", "detail"):
         table.add_column(column, justify="right" if column in ("probed", "largest") else "left")
     for check in found:

@@ -31,7 +31,7 @@ def _load(name: str, file: str) -> ModuleType:
 
 @pytest.fixture(autouse=True)
 def fakes() -> Iterator[None]:
-    """`pgolf.run` and `pgolf.fakes` are the fakes in this process, as sitecustomize does in others."""
+    """`pgolf.run` and `pgolf.fakes` are fakes in this process; sitecustomize does it in others."""
     names = {"pgolf.run": "fake_run.py", "pgolf.fakes": "fake_parts.py"}
     missing = object()
     before = {name: sys.modules.get(name) for name in names}

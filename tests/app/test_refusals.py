@@ -1,5 +1,4 @@
-"""Every way to get a configuration wrong is a sentence that names the key, where it is from, and what would be
-right."""
+"""Every wrong configuration gets a sentence: the key, its origin, what would be right."""
 
 from pathlib import Path
 
@@ -10,7 +9,9 @@ from pgolf.app.compose import composer
 from pgolf.errors import ConfigError
 
 
-def problems(conf: Path, *overrides: str, multirun: bool = False, extra: Path | None = None) -> list[str]:
+def problems(
+    conf: Path, *overrides: str, multirun: bool = False, extra: Path | None = None
+) -> list[str]:
     """The problems of a command line; an empty list when it is right."""
     with composer(str(extra) if extra else None, conf) as made:
         jobs = made.jobs(list(overrides), multirun)
@@ -52,7 +53,9 @@ def test_a_typo_in_an_experiment_file(conf: Path) -> None:
 
 def test_a_typo_in_the_users_own_config_directory(conf: Path, tmp_path: Path) -> None:
     (tmp_path / "own" / "experiment").mkdir(parents=True)
-    (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel:\n  dmi: 8\n")
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nmodel:\n  dmi: 8\n"
+    )
     found = only(problems(conf, "experiment=mine", extra=tmp_path / "own"))
     assert "experiment/mine.yaml:3)" in found and "'dim'" in found
 
@@ -134,7 +137,11 @@ def test_a_question_mark_value_and_a_broken_interpolation(conf: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "key", "words"),
     [
-        (("model.dim=100", "model.attention.num_heads=8"), "model.attention:", ("dim=100", "num_heads=8")),
+        (
+            ("model.dim=100", "model.attention.num_heads=8"),
+            "model.attention:",
+            ("dim=100", "num_heads=8"),
+        ),
         (("optim.matrix.lr=0",), "optim.matrix:", ("lr=0 must be positive",)),
         (("quant.schemes.matrix.bits=9",), "quant.schemes.matrix:", ("bits=9 must be in 1..8",)),
         (("launch.nproc=0",), "launch:", ("nproc=0 must be 1 or more",)),
@@ -157,7 +164,13 @@ def test_a_constructor_below_a_partial_is_named(conf: Path) -> None:
 
 def test_several_problems_are_told_at_once(conf: Path) -> None:
     found = problems(
-        conf, "ttt=phasd", "model.dmi=1", "+model.foo=1", "seed=x", "quant.coder=lzma", "optim.matrix.lr=x"
+        conf,
+        "ttt=phasd",
+        "model.dmi=1",
+        "+model.foo=1",
+        "seed=x",
+        "quant.coder=lzma",
+        "optim.matrix.lr=x",
     )
     assert len(found) == 6
     for key in ("ttt=phasd", "model.dmi", "model.foo", "seed", "quant.coder", "optim.matrix.lr"):
@@ -181,7 +194,9 @@ def test_problems_of_a_sweep_are_told_once_and_only_where_they_are(conf: Path) -
     ],
 )
 def test_a_wrong_target(conf: Path, target: str, words: str) -> None:
-    found = problems(conf, f"data._target_={target}", "model.attention._target_=pgolf.fakes.Attention")
+    found = problems(
+        conf, f"data._target_={target}", "model.attention._target_=pgolf.fakes.Attention"
+    )
     if target == "pgolf.fakes.Scheme":
         assert any("pgolf.fakes.Scheme" in one for one in found)
         return
@@ -190,7 +205,9 @@ def test_a_wrong_target(conf: Path, target: str, words: str) -> None:
 
 def test_a_part_in_the_wrong_slot(conf: Path) -> None:
     path = conf / "quant" / "tiny.yaml"
-    path.write_text("_target_: pgolf.fakes.Quant\ncoder:\n  _target_: pgolf.fakes.Gate\nschemes: {}\n")
+    path.write_text(
+        "_target_: pgolf.fakes.Quant\ncoder:\n  _target_: pgolf.fakes.Gate\nschemes: {}\n"
+    )
     found = problems(conf)
     assert any("quant.coder._target_" in one and "one of brotli, zstd" in one for one in found)
 

@@ -52,7 +52,7 @@ def _verify(words: list[str], options: argparse.Namespace) -> int:
 
     directory = _directory(words, options)
     screen, found = Screen(), verify(directory)
-    table = Table(title=str(directory), title_justify="left")
+    table = Table(title=str(directory))
     for column in ("check", "verdict", "detail"):
         table.add_column(column)
     for check in found:
@@ -71,7 +71,7 @@ def _stats(words: list[str], options: argparse.Namespace) -> int:
     directory = _directory(words, options)
     figures = stats(directory)
     tables = []
-    splits = Table(title=f"{figures['name']}, {figures['vocab_size']} ids", title_justify="left")
+    splits = Table(title=f"{figures['name']}, {figures['vocab_size']} ids")
     for column in (
         "split",
         "documents",
@@ -91,7 +91,7 @@ def _stats(words: list[str], options: argparse.Namespace) -> int:
             f"{split['ids_used']:,}",
         )
     tables.append(splits)
-    frequent = Table(title="Most frequent training tokens", title_justify="left")
+    frequent = Table(title="Most frequent training tokens")
     for column in ("id", "text", "count"):
         frequent.add_column(column)
     for token, text, count in figures["splits"]["train"]["most_frequent"]:

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     made = argparse.ArgumentParser(prog="pgolf doctor", description=__doc__)
     made.parse_args(arguments)
     findings = list(examine())
-    table = Table(title=f"pgolf {__version__}", title_justify="left")
+    table = Table(title=f"pgolf {__version__}")
     for column in ("what", "state", "detail", "remedy"):
         table.add_column(column)
     for one in findings:

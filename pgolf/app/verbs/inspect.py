@@ -175,7 +175,7 @@ def _cell(value: object) -> str:
 
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
-    table = Table(title=Text(title), title_justify="left")
+    table = Table(title=Text(title))
     for index, column in enumerate(columns):
         number = (
             bool(rows) and rows[0][index].replace(",", "").replace(".", "").rstrip("%").isdigit()

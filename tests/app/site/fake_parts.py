@@ -56,7 +56,7 @@ class Optim:
 
 
 class Train:
-    """`behaviour`: what the fake run does: finish, fail, refuse, hang; `victim`: the rank that does it."""
+    """behaviour: what the fake run does (finish, fail, refuse, hang, die); victim: which rank."""
 
     def __init__(self, *, steps: int, behaviour: str, victim: int | None) -> None:
         self.steps, self.behaviour, self.victim = steps, behaviour, victim

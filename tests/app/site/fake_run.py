@@ -1,4 +1,4 @@
-"""Stands for pgolf.run: writes a summary, or does what `train.behaviour` of the configuration says."""
+"""Stands for pgolf.run: writes a summary, or does what `train.behaviour` says."""
 
 import json
 import os

@@ -1,5 +1,7 @@
-"""Python reads this file at start when its folder is on PYTHONPATH: it puts small fakes in the place of
-`pgolf.run` and adds `pgolf.fakes`, so that tests of the command line, in real processes, train nothing."""
+"""Python reads this file at start when its folder is on PYTHONPATH.
+
+It puts a fake in the place of `pgolf.run` and adds `pgolf.fakes`, so that tests of the command line
+in real processes train nothing."""
 
 import importlib.abc
 import importlib.machinery

@@ -1,0 +1,242 @@
+"""The verbs, in this process: fakes where a run is needed, the real parts elsewhere."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgolf.app import cli
+from pgolf.app.launch import Request, carry_out
+from pgolf.app.verbs import SUMMARIES
+from pgolf.errors import ConfigError, UserError
+from pgolf.files import read_json
+
+from .conftest import REAL_CONF
+
+
+def verb(name: str, *arguments: str) -> int:
+    """Run a verb."""
+    return int(importlib.import_module(f"pgolf.app.verbs.{name}").main(list(arguments)))
+
+
+@pytest.fixture
+def here(conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory; the small configuration is beside it."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def run(here: Path, conf: Path) -> Path:
+    """A finished run."""
+    from pgolf.app.compose import composer
+
+    overrides = ["seed=7", "ttt.phases=5"]
+    with composer(None, conf) as made:
+        job = made.jobs(overrides, False)[0]
+    carry_out(Request(job.config, overrides, job.directory))
+    return job.directory
+
+
+def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in SUMMARIES:
+        with pytest.raises(SystemExit) as stop:
+            verb(name, "--help")
+        assert stop.value.code == 0, name
+        assert f"pgolf {name}" in capsys.readouterr().out
+
+
+def test_the_command_line_dispatches_and_shows_user_errors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pgolf", "data", "download"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.startswith("pgolf: published shards cannot be downloaded yet")
+
+
+def test_eval_scores_again_below_the_run(
+    run: Path, conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--config-path", str(conf))
+    assert verb("eval", f"run={run}", "ttt=none", *flags) == 0
+    (again,) = run.glob("eval-*")
+    assert "requantise=False" in capsys.readouterr().out
+    config = read_json(again / "config.json")
+    assert config["ttt"] == {"_target_": "pgolf.absent.absent"} and config["seed"] == 7
+    assert read_json(again / "run.json")["source"] == str(run)
+    assert read_json(again / "summary.json")["val_bpb"] == 1.25
+    assert read_json(run / "summary.json")["val_bpb"] == 1.5
+    assert verb("eval", f"run={run}", "ttt=none", *flags) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert verb("eval", f"run={run}", "quant.coder=zstd", *flags) == 0
+    assert "requantise=True" in capsys.readouterr().out
+    (other,) = set(run.glob("eval-*")) - {again}
+    assert read_json(other / "config.json")["ttt"]["phases"] == 5  # an override of the run itself
+
+
+def test_eval_keeps_what_the_run_was_even_if_the_files_changed(run: Path, conf: Path) -> None:
+    path = conf / "quant" / "tiny.yaml"
+    path.write_text(path.read_text().replace("brotli", "zstd"))
+    assert verb("eval", f"run={run}", "ttt.phases=1", "--config-path", str(conf)) == 0
+    (again,) = run.glob("eval-*")
+    config = read_json(again / "config.json")
+    assert config["quant"]["coder"] == "brotli" and config["ttt"]["phases"] == 1
+
+
+def test_eval_refuses_what_needs_training_and_what_is_no_run(
+    run: Path, conf: Path, here: Path
+) -> None:
+    flags = ("--config-path", str(conf))
+    with pytest.raises(ConfigError, match="model .*a finished run keeps it"):
+        verb("eval", f"run={run}", "model.dim=3", *flags)
+    with pytest.raises(ConfigError, match=r"did you mean 'ttt.phases'"):
+        verb("eval", f"run={run}", "ttt.phase=3", *flags)
+    with pytest.raises(UserError, match="is not a run directory"):
+        verb("eval", f"run={here}", *flags)
+    with pytest.raises(UserError, match="needs a run"):
+        verb("eval", "ttt=none", *flags)
+    assert not list(run.glob("eval-*"))
+
+
+def test_audit_of_a_run_and_of_a_configuration(
+    run: Path, conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--config-path", str(conf))
+    capsys.readouterr()
+    assert verb("audit", f"run={run}", *flags) == 0
+    assert "Validity: pass" in capsys.readouterr().out
+    assert verb("audit", "audit.probes=13", *flags) == 1
+    assert "Validity: fail" in capsys.readouterr().out
+
+
+def test_plan_counts_jobs_and_takes_seconds_from_finished_runs(
+    run: Path, conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--config-path", str(conf), "--price", "1200")
+    capsys.readouterr()
+    assert verb("plan", "seed=7,8,9", "ttt.phases=5", *flags) == 0
+    shown = capsys.readouterr().out
+    assert "3 jobs, 0 finished, 3 to run" in shown and "mean of 1 finished run" in shown
+    assert "time: 9 s" in shown and "cost: 3.00 at 1,200.00 an hour" in shown
+    assert verb("plan", "seed=7,8", "ttt.phases=5,6", *flags) == 0
+    shown = capsys.readouterr().out
+    assert "2 jobs of unknown length" in shown and "at least 6 s" in shown
+    assert verb("plan", "seed=1,2", "ttt=none", "--seconds", "600", *flags) == 0
+    assert "time: 20 min" in capsys.readouterr().out
+
+
+def test_doctor_says_what_works(capsys: pytest.CaptureFixture[str]) -> None:
+    assert verb("doctor") == 0
+    shown = capsys.readouterr().out
+    for word in ("python", "attention: sdpa", "coder: brotli", "free disk", "wandb"):
+        assert word in shown
+
+
+def test_doctor_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pgolf.app.verbs import doctor
+
+    assert doctor._package("no-such-package", "broken", "pip install it") == doctor.Finding(
+        "no-such-package", "broken", "not installed", "pip install it"
+    )
+    monkeypatch.setenv("PATH", os.devnull)
+    assert doctor._compiler().state == "missing"
+
+
+REAL = ("--config-path", str(REAL_CONF))
+
+
+def test_inspect_shows_plan_parameters_bytes_and_schedules(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verb("inspect", "model/attention/gate=none", "--plot", "plot.png", *REAL) == 0
+    shown = capsys.readouterr().out
+    for word in (
+        "Layer plan `looped`",
+        "blocks.0.attn.c_q.weight",
+        "Parameters by role",
+        "16,000,000",
+        "Schedules over ",
+    ):
+        assert word in shown, word
+    assert (here / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in here.iterdir()] == ["plot.png"]
+
+
+def test_verify_tells_equal_models_from_different_ones(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verb("verify", "", "quant.coder=zlib ttt=none", *REAL) == 0
+    assert "loss difference 0: the same model" in capsys.readouterr().out
+    assert verb("verify", "seed=1", "seed=2", *REAL) == 1
+    assert "state dicts differ" in capsys.readouterr().out
+    # the same weights, walked in another order: only the loss can tell
+    assert (
+        verb(
+            "verify",
+            "model.depth.skips=false",
+            "model.depth.skips=false model.depth.num_loops=3",
+            *REAL,
+        )
+        == 1
+    )
+    assert "state dicts equal" in capsys.readouterr().out
+    with pytest.raises(UserError, match="compares two sets"):
+        verb("verify", "seed=1", *REAL)
+
+
+def test_verify_names_the_option_that_fails(
+    conf: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pgolf.app.verbs import verify
+
+    (conf / "ttt" / "wrong.yaml").write_text("_target_: pgolf.fakes.Ttt\nphase: 1\n")
+    (conf / "ttt" / "needs.yaml").write_text("_target_: pgolf.fakes.Ttt\nphases: ???\n")
+    monkeypatch.setattr(verify, "_step", lambda job: [])
+    assert verb("verify", "--config-path", str(conf)) == 1
+    shown = capsys.readouterr().out
+    assert "FAIL  ttt=wrong" in shown and "did you mean 'phases'?" in shown
+    assert "--    ttt=needs: not tried, it needs ttt.phases=..." in shown
+    assert "ok    model/attention/gate=sparse" in shown and shown.rstrip().endswith("1 failed.")
+
+
+def test_data_verbs_over_a_small_corpus(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "def return class value list string number text index item".split()
+    lines = [
+        " ".join(words[(row + shift) % 10] for shift in range(12)) + f" {row}" for row in range(400)
+    ]
+    texts = here / "texts"
+    texts.mkdir()
+    for number in range(40):
+        (texts / f"document{number}.txt").write_text(
+            "\n".join(lines[number * 10 : number * 10 + 10]) + "\n"
+        )
+    data: tuple[Any, ...] = (
+        "data=text",
+        f"data.source.paths=[{texts}]",
+        "data.val_fraction=0.2",
+        "data.tokenizer.vocab_size=300",
+        *REAL,
+    )
+    assert verb("data", "prepare", *data) == 0
+    (prepared,) = (here / "datasets").glob("text-*")
+    assert verb("data", "verify", str(prepared)) == 0
+    assert "FAIL" not in capsys.readouterr().out
+    assert verb("data", "stats", *data) == 0
+    assert "Most frequent training tokens" in capsys.readouterr().out
+    assert verb("data", "train-tokenizer", f"out={here / 'tokenizer.model'}", *data) == 0
+    assert (here / "tokenizer.model").stat().st_size > 1000
+    shard = next(prepared.glob("*.bin"))
+    shard.write_bytes(shard.read_bytes()[:-2] + b"\xff\xff")
+    assert verb("data", "verify", str(prepared)) == 1
+    assert "FAIL" in capsys.readouterr().out
+    with pytest.raises(UserError, match="needs one of prepare"):
+        verb("data", "prepar")
+    with pytest.raises(UserError, match="pgolf data prepare"):
+        verb("data", "stats", str(here / "nowhere"))
