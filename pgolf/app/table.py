@@ -41,6 +41,8 @@ def _parts(summary: dict[str, Any]) -> Iterator[Table | Text]:
     yield _bits(summary)
     yield _artifact(summary["artifact"])
     yield _seconds(summary)
+    if summary.get("limits"):
+        yield _limits(summary["limits"])
     yield _audit(summary["audit"])
     yield from _samples(summary.get("samples") or [])
     yield Text.assemble("\nrun directory  ", (str(summary["run_directory"]), "bold"))
@@ -97,6 +99,20 @@ def _seconds(summary: dict[str, Any]) -> Table:
     if train:
         table.caption = f"{train['steps']:,} steps over {train['tokens']:,} tokens"
         table.caption_justify = "left"
+    return table
+
+
+def _limits(limits: dict[str, dict[str, Any]]) -> Table:
+    """Both readings of the time rules."""
+    table = Table(title="Time limits, both readings")
+    table.add_column("reading", min_width=30)
+    for column in ("seconds", "limit"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    for name, one in limits.items():
+        verdict = Text("within", "green") if one["within"] else Text("OVER", "bold red")
+        seconds = f"{one['seconds']:,.1f}"
+        table.add_row(name.replace("_", " "), seconds, f"{one['limit']:,.1f}", verdict)
     return table
 
 

@@ -120,6 +120,10 @@ def summary(**changes: Any) -> dict[str, Any]:
                 }
             ],
         },
+        "limits": {
+            "train_strict": {"seconds": 600.5, "limit": 600.0, "within": False},
+            "train_as_practised": {"seconds": 599.5, "limit": 600.0, "within": True},
+        },
         "run_directory": "/somewhere/run",
     } | changes
 
@@ -153,6 +157,10 @@ def test_the_table_has_every_figure_and_is_ascii_in_a_pipe(tmp_path: Path) -> No
         "/somewhere/run",
     ):
         assert figure in text, figure
+    strict, practised = (
+        line for line in text.splitlines() if "| train strict" in line or "| train as" in line
+    )
+    assert "OVER" in strict and "600.5" in strict and "within" in practised
     assert text.isascii() and "\x1b" not in text
     assert "val_bpb 1.25000, 15,200,000 bytes (fits)" in (tmp_path / "train.log").read_text()
 
