@@ -9,6 +9,7 @@ from pgolf import __version__
 from pgolf.app.verbs import SUMMARIES
 from pgolf.errors import ConfigError, UserError
 
+BROKEN_PIPE = 141  # what a shell reports for a process that SIGPIPE ended
 HYDRA_SHOWS = ("help", "hydra_help", "cfg", "info", "shell_completion")
 
 
@@ -26,6 +27,11 @@ def main() -> None:
             status = application(arguments)
     except UserError as error:
         status = refuse(error)
+    except BrokenPipeError:
+        from pgolf.app.console import close_output
+
+        close_output()
+        status = BROKEN_PIPE
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr)
         status = 130

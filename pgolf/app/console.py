@@ -1,6 +1,7 @@
 """What a run says: bars on a terminal, rate-limited lines elsewhere, everything in train.log."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -21,6 +22,22 @@ LEAST_SECONDS = 1.0
 PARTS = 10  # a line at each tenth as well
 
 
+class Out(rich.console.Console):
+    """rich's console, except that a reader who goes away (`| head`) does not end the run."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence; the log still gets everything."""
+        close_output()
+        self.quiet = True
+
+
+def close_output() -> None:
+    """Send what this process prints from now on nowhere, so that nothing fails on a broken pipe."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 class Screen:
     """A `pgolf.console.Console` for one process that may talk: its output and perhaps a log file.
 
@@ -30,7 +47,7 @@ class Screen:
     def __init__(self, log: Path | None = None, stream: TextIO | None = None):
         stream = stream or sys.stdout
         width = None if stream.isatty() else PLAIN_WIDTH
-        self.out = rich.console.Console(file=stream, highlight=False, width=width)
+        self.out = Out(file=stream, highlight=False, width=width)
         self._log_path = log
         self._progress: Progress | None = None
         self._running = 0

@@ -113,6 +113,16 @@ def test_a_sweep_goes_on_after_a_failure_and_skips_what_is_done(
     assert starts == {"1": "x", "2": "xx", "3": "x"}
 
 
+def test_a_reader_that_goes_away_does_not_end_the_run(work: Path) -> None:
+    child = started(work, "seed=4")
+    assert child.stdout is not None
+    child.stdout.close()
+    assert child.wait(timeout=60) == 0
+    (status,) = work.glob("runs/*/status.json")
+    assert read_json(status)["state"] == "done"
+    assert "rank 0 of 1 trains" in (status.parent / "train.log").read_text()
+
+
 def test_fail_fast_ends_the_sweep(pgolf_process: Run, work: Path) -> None:
     result = pgolf_process("-m", "seed=1,2,3", "train.behaviour=fail-1", "fail_fast=true")
     assert result.returncode == 1
