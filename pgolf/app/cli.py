@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from pgolf import __version__
+from pgolf.app.machine import prepare_process
 from pgolf.app.verbs import SUMMARIES
 from pgolf.errors import ConfigError, UserError
 
@@ -15,6 +16,7 @@ HYDRA_SHOWS = ("help", "hydra_help", "cfg", "info", "shell_completion")
 
 def main() -> None:
     """Run the command line of this process and exit with its status."""
+    prepare_process()
     arguments = sys.argv[1:]
     try:
         if arguments and arguments[0] in SUMMARIES:
