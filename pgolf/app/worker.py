@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgolf.app import build, failure, signals
+from pgolf.app.machine import prepare_process
 from pgolf.app.tracking import NoTracker
 from pgolf.console import Console, Silent
 from pgolf.files import read_json
@@ -44,6 +45,7 @@ def work(directory: Path, group: "Group", console: Console) -> dict[str, Any]:
 
 def main(run_directory: str) -> int:
     """One rank under torchrun; gives the exit status. A failure is noted in the run directory."""
+    prepare_process()
     from pgolf import distributed
     from pgolf.app.console import Screen
 
