@@ -47,7 +47,7 @@ from pgolf.train.loop import Trainer
 from pgolf.ttt.fixed import Chunked
 from pgolf.ttt.strategy import Bench, Strategy
 
-PROMPTS = ("Return a new ", "If the argument is not ")
+PROMPTS = ("Return a new", "If the argument is not")
 SAMPLE_TOKENS = 60
 TRAIN_LIMIT_SECONDS = SCORE_LIMIT_SECONDS = 600.0
 
