@@ -260,7 +260,8 @@ def _compress(shop: Workshop) -> dict[str, Any]:
     weights, code = shop.directory / "artifact.pgolf", shop.directory / "code.zip"
     report: dict[str, Any] = {}
     if shop.group.leads:
-        metadata = {"config_hash": shop.record.data.get("config_hash"), "seed": recipe.seed, "name": recipe.name}
+        # nothing that names a place or a person's choice of words: the same recipe gives the same bytes anywhere
+        metadata = {"digest": shop.record.data.get("digest"), "seed": recipe.seed}
         report = recipe.quant.compress(state, roles, hessians, metadata, weights, shop.console)
         write_code_archive(code)
     shop.group.barrier()
