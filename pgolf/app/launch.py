@@ -19,7 +19,7 @@ from pgolf.app.digest import digest
 from pgolf.app.lock import NotOurs, RunLock
 from pgolf.app.plain import chosen_experiment, job_config
 from pgolf.errors import UserError
-from pgolf.files import read_json, write_bytes, write_json
+from pgolf.files import read_json, remove_temporaries, write_bytes, write_json
 
 INTERRUPTED = 130
 INTERRUPTION = "interrupted; the same command continues"
@@ -149,6 +149,7 @@ def prepare(request: Request, screen: Screen, lock: RunLock) -> Outcome | None:
     else:
         screen.say(f"run directory {directory}")
     failure.forget(directory)
+    remove_temporaries(directory)
     _write_start(request, wanted, screen)
     return None
 
