@@ -3,12 +3,15 @@
 import importlib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgolf import __version__
 from pgolf.app.machine import prepare_process
 from pgolf.app.verbs import SUMMARIES
 from pgolf.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from pgolf.app.compose import Job
 
 BROKEN_PIPE = 141  # what a shell reports for a process that SIGPIPE ended
 HYDRA_SHOWS = ("help", "hydra_help", "cfg", "info", "shell_completion")
@@ -83,11 +86,28 @@ def application(arguments: list[str]) -> int:
     with composer as made:
         jobs = made.jobs(options.overrides, multirun)
     check.require_valid(jobs)
+    _require_places(jobs, "hydra.sweep.dir" if multirun else "paths.runs")
     if not multirun:
         _hydra()
         return 0
     planned = sweep.plan(jobs)
     return sweep.finish(planned, _hydra_status())
+
+
+def _require_places(jobs: list["Job"], key: str) -> None:
+    """Make the parents of the run directories, or say what hinders; Hydra would show a traceback."""
+    for parent in dict.fromkeys(job.directory.parent for job in jobs):
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason: str | None = error.strerror
+        else:
+            reason = None if os.access(parent, os.W_OK | os.X_OK) else "it is not writable"
+        if reason is not None:
+            raise UserError(
+                f"cannot make run directories in {parent}: {reason}. "
+                f"Set {key} to a folder that can be written."
+            )
 
 
 def _refuse_words(overrides: list[str]) -> None:

@@ -1,5 +1,6 @@
 """One process at a time works in a run directory."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -22,7 +23,8 @@ class RunLock:
     """A kernel lock on `<directory>/.lock`; it ends with its last holder, however that dies.
 
     Pass `descriptor` to a child process that must keep the lock when this process is killed.
-    Raises NotOurs when another process holds it. On a file system without locks it says so.
+    Raises NotOurs when another process holds it or the directory cannot be written. On a file
+    system without locks it says so.
     """
 
     def __init__(self, directory: Path, say: Callable[[str], None]):
@@ -31,10 +33,16 @@ class RunLock:
 
     def __enter__(self) -> "RunLock":
         """Take the lock or refuse."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.descriptor = os.open(
-            self.directory / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-        )
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.descriptor = os.open(
+                self.directory / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+            )
+        except OSError as error:
+            raise NotOurs(
+                f"cannot write in {self.directory}: {error.strerror or error}. "
+                "Choose another place with paths.runs (hydra.sweep.dir for a sweep)."
+            ) from error
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -51,8 +59,10 @@ class RunLock:
             self.say(
                 f"{self.directory} is on a file system without locks: start this run only once."
             )
-        os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its holder's name
+            os.ftruncate(self.descriptor, 0)
+            holder = f"process {os.getpid()} on {socket.gethostname()}\n"
+            os.pwrite(self.descriptor, holder.encode(), 0)
         return self
 
     def __exit__(
