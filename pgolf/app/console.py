@@ -84,8 +84,13 @@ class Screen:
         """One line in the log alone; an output without a log drops it."""
         if self._log_path is not None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            with self._lock, open(self._log_path, "a", encoding="utf-8") as file:
-                file.write("".join(f"{stamp} {line}\n" for line in message.splitlines() or [""]))
+            lines = "".join(f"{stamp} {line}\n" for line in message.splitlines() or [""])
+            try:
+                with self._lock, open(self._log_path, "a", encoding="utf-8") as file:
+                    file.write(lines)
+            except OSError as error:
+                self._log_path, path = None, self._log_path
+                self.show(f"{path} cannot be written ({error.strerror}): the rest is shown here alone.")
 
     @contextlib.contextmanager
     def task(self, title: str, total: int | None) -> Iterator["Progression"]:

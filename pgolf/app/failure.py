@@ -1,5 +1,6 @@
 """How a run ended badly: one file per failing process, so that the first cause can be told."""
 
+import errno
 import time
 import traceback
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from pgolf.errors import UserError
 from pgolf.files import read_json, write_json
 
 FOLDER = "ranks"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,17 @@ def describe(directory: Path, rank: int, error: Exception) -> Failure:
     """One sentence for people; the traceback of a crash goes to train.log."""
     if isinstance(error, UserError):
         return Failure(rank, time.time(), str(error), error.exit_status, False)
-    with open(directory / "train.log", "a", encoding="utf-8") as log:
-        log.write(f"rank {rank} failed:\n{''.join(traceback.format_exception(error))}")
-    return Failure(rank, time.time(), f"{type(error).__name__}: {error}", 1, True)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        where = f" {error.filename}" if error.filename else ""
+        sentence = f"cannot write{where}: {error.strerror}. Free some space; the same command continues."
+        return Failure(rank, time.time(), sentence, 1, False)
+    try:
+        with open(directory / "train.log", "a", encoding="utf-8") as log:
+            log.write(f"rank {rank} failed:\n{''.join(traceback.format_exception(error))}")
+        logged = True
+    except OSError:
+        logged = False  # the sentence then names no log
+    return Failure(rank, time.time(), f"{type(error).__name__}: {error}", 1, logged)
 
 
 def forget(directory: Path) -> None:

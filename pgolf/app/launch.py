@@ -235,6 +235,9 @@ def guarded(
 
 
 def _failed(request: Request, screen: Screen, sentence: str, exit_status: int) -> Outcome:
-    write_status(request.directory, "failed", digest(request.config), sentence)
     screen.say(f"pgolf: {sentence}")
+    try:
+        write_status(request.directory, "failed", digest(request.config), sentence)
+    except UserError:  # the disk is full: the directory still says that the run is not done
+        screen.show("There was no room to note this in status.json; the same command continues.")
     return Outcome("failed", sentence, exit_status)
