@@ -1,6 +1,7 @@
 """What a run writes down about itself: events, stages, scores. The run directory is the run."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,8 @@ class RunRecord:
         self.directory, self._leads, self._tracker = directory, leads, tracker
         path = directory / "run.json"
         known = read_json(path) if path.exists() else {}
+        if leads:
+            _end_torn_line(directory / "metrics.jsonl")
         self.data: dict[str, Any] = {**known, **identity, "stages": known.get("stages", {})}
 
     def path(self, name: str) -> Path:
@@ -99,3 +102,15 @@ class RunRecord:
         known = dict(np.load(path)) if path.exists() else {}
         with atomic_open(path) as file:
             np.savez(file, **{**known, **columns})
+
+
+def _end_torn_line(path: Path) -> None:
+    """End the line that a killed process left half written, so that it spoils no later event."""
+    if not path.exists():
+        return
+    with open(path, "rb+") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
