@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from pgolf.audit.checks import table
@@ -44,6 +42,8 @@ from pgolf.record import RunRecord, Tracker
 from pgolf.score.scorer import Scorer
 from pgolf.train.clock import BudgetClock, limits
 from pgolf.train.loop import Trainer
+from pgolf.train.weights import load as load_weights
+from pgolf.train.weights import save as save_weights
 from pgolf.ttt.fixed import Chunked
 from pgolf.ttt.strategy import Bench, Strategy
 
@@ -84,6 +84,7 @@ class Workshop:
         self.recipe, self.directory, self.group, self.console = recipe, directory, group, console
         directory.mkdir(parents=True, exist_ok=True)
         self.record = RunRecord(directory, identity, group.leads, tracker)
+        group.barrier()  # everyone has read the same record before the leader writes it
         kernel, self.attention = select(recipe.kernels, group.device)
         console.say(f"{group.world_size} process(es) on {group.device}; attention: {kernel}")
 
@@ -224,7 +225,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
     )
     if shop.group.leads:
         weights = {name: value.to(model.state_dict()[name].dtype).contiguous() for name, value in averaged.items()}
-        write_bytes(shop.directory / "model.safetensors", save_safetensors(weights))
+        save_weights(shop.directory / "model.safetensors", weights)
     shop.group.barrier()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
@@ -237,14 +238,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
 
 
 def _averaged(shop: Workshop) -> GPT:
-    path = shop.directory / "model.safetensors"
-    try:
-        weights = load_safetensors(path.read_bytes())
-    except Exception as error:  # safetensors raises its own type for damaged files
-        raise UserError(
-            f"cannot read the averaged weights {path}: {error}. Delete the run directory to train again."
-        ) from error
-    return shop.model_with(weights)
+    return shop.model_with(load_weights(shop.directory / "model.safetensors"))
 
 
 def _compress(shop: Workshop) -> dict[str, Any]:
