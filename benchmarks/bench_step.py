@@ -1,4 +1,4 @@
-"""What the framework adds to a training step: pgolf's Trainer against a bare loop of the same operations, alternating in one process.
+"""What the framework adds to a training step: pgolf's Trainer against a bare loop, alternating in one process.
 
 Prints the ratio bare / framework (1.00: no overhead; 0.98 is the promise) from the median of alternating blocks.
 """
@@ -66,14 +66,28 @@ def make_model() -> tuple[GPT, RoleOptimizers]:
         gate=None,
     )
     model = GPT(
-        4096, 0, dim=96, qk_gain=5.0, softcap=30.0, embedding_std=0.005, layer_scale=True, skip_gates=True,
+        4096,
+        0,
+        dim=96,
+        qk_gain=5.0,
+        softcap=30.0,
+        embedding_std=0.005,
+        layer_scale=True,
+        skip_gates=True,
         depth=Depth(num_layers=4, loop_start=1, loop_end=2, num_loops=1, skips=True),
-        attention=attention, mlp=partial(LeakyReLUSquared, multiple=4.0, slope=0.5),
-    )  # fmt: skip
+        attention=attention,
+        mlp=partial(LeakyReLUSquared, multiple=4.0, slope=0.5),
+    )
     muon = partial(
-        Muon, lr=0.026, momentum=0.97, weight_decay=0.095, nesterov=True, row_normalise=True, newton_schulz_steps=5,
+        Muon,
+        lr=0.026,
+        momentum=0.97,
+        weight_decay=0.095,
+        nesterov=True,
+        row_normalise=True,
+        newton_schulz_steps=5,
         coefficients="polar_express",
-    )  # fmt: skip
+    )
     adam = partial(torch.optim.AdamW, lr=0.02)
     return model, RoleOptimizers(model, matrix=muon, embedding=adam, scalar=adam, head=None, gate=None)
 
@@ -81,10 +95,18 @@ def make_model() -> tuple[GPT, RoleOptimizers]:
 def trainer() -> Trainer:
     """The default loop at mini scale, looped from the first step."""
     return Trainer(
-        max_steps=STEPS, max_seconds=None, batch_tokens=2048, micro_batch_tokens=1024, sequence_tokens=256, loop_at=0.0,
-        clip_norm=0.3, schedule=Warmdown(fraction=0.75, floor=0.1), momentum=MomentumRamp(start=0.92, end=0.97, steps=100),
-        averaging=partial(ExponentialAverage, decay=0.9), checkpoint_seconds=10.0,
-    )  # fmt: skip
+        max_steps=STEPS,
+        max_seconds=None,
+        batch_tokens=2048,
+        micro_batch_tokens=1024,
+        sequence_tokens=256,
+        loop_at=0.0,
+        clip_norm=0.3,
+        schedule=Warmdown(fraction=0.75, floor=0.1),
+        momentum=MomentumRamp(start=0.92, end=0.97, steps=100),
+        averaging=partial(ExponentialAverage, decay=0.9),
+        checkpoint_seconds=10.0,
+    )
 
 
 def framework(dataset: Dataset, directory: Path) -> float:
@@ -93,8 +115,16 @@ def framework(dataset: Dataset, directory: Path) -> float:
     record = RunRecord(directory, {}, True, NoTracker())
     begun = time.perf_counter()
     trainer().run(
-        model, optimizers, dataset, sdpa, directory / "none", group=alone(), clock=BudgetClock(), console=Silent(), log=record.log
-    )  # fmt: skip
+        model,
+        optimizers,
+        dataset,
+        sdpa,
+        directory / "none",
+        group=alone(),
+        clock=BudgetClock(),
+        console=Silent(),
+        log=record.log,
+    )
     return time.perf_counter() - begun
 
 
@@ -126,8 +156,17 @@ def main() -> None:
         bare(dataset), framework(dataset, directory)  # warm up
         pairs = [(bare(dataset), framework(dataset, directory)) for _ in range(BLOCKS)]
     ratio = statistics.median(b / f for b, f in pairs)
-    print(json.dumps({"bare_over_framework": round(ratio, 4), "bare_seconds": statistics.median(b for b, _ in pairs),
-                      "framework_seconds": statistics.median(f for _, f in pairs), "steps": STEPS, "blocks": BLOCKS}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "bare_over_framework": round(ratio, 4),
+                "bare_seconds": statistics.median(b for b, _ in pairs),
+                "framework_seconds": statistics.median(f for _, f in pairs),
+                "steps": STEPS,
+                "blocks": BLOCKS,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

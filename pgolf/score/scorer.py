@@ -81,11 +81,17 @@ class Scorer:
         return int(self.ledger.starts[document]), int(self.ledger.ends[document])
 
     def inputs(self, windows: Sequence[Window]) -> Tensor:
-        """Input tokens of `windows`, int64 [B, widest], right-padded with 0, on the group's device."""
+        """Input tokens of `windows`, int64 [B, widest], right-padded with 0, on the group's device.
+
+        Everything before a window's score_start must have been scored; the tokens inside it come with it, since the
+        prediction of each reads the ones before it. Raises RuleBroken (C3) otherwise.
+        """
         for window in windows:
             start, end = self.span(window.document)
             if not start <= window.context_start < window.score_start < window.score_end <= end:
                 raise ValueError(f"{window} does not lie inside document {window.document} = [{start}, {end})")
+            if not self.ledger.committed(window.document, window.context_start, window.score_start):
+                raise RuleBroken("C3", f"{window} asks for tokens before score_start that were not scored yet")
         if self._observer is not None:
             self._observer.handed_out(windows)
         rows = [self._tokens[window.context_start : window.score_end - 1] for window in windows]

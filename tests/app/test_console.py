@@ -72,7 +72,7 @@ def test_a_terminal_gets_bars_and_one_closing_line_each(tmp_path: Path) -> None:
         outer.update(2)
     shown = stream.getvalue()
     assert "outer" in shown and "inner" in shown and "\x1b" in shown
-    closing = [line for line in log.read_text().splitlines()]
+    closing = log.read_text().splitlines()
     assert len(closing) == 2 and "inner  5" in closing[0] and "outer  2/2  100 %" in closing[1]
     with screen.task("later", 1) as later:
         later.update(1)

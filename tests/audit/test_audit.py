@@ -48,6 +48,11 @@ def test_known_bad_strategies_fail_for_their_reason(name):
     assert table(checks)["verdict"] == "fail"
 
 
+def test_training_before_scoring_is_seen_in_the_state_and_in_the_predictions():
+    checks = {check.id: check.verdict for check in probe(KNOWN_BAD["pretrain_on_validation"][0])}
+    assert checks["C3"] == "fail" and checks["C1a"] == "fail" and checks["C2a"] == "pass"
+
+
 def test_a_byte_count_that_is_off_fails():
     validation = documents([80, 70, 66, 20])
     validation.token_bytes[5] += 1

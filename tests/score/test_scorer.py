@@ -49,9 +49,17 @@ def test_every_token_but_the_first_is_charged_once_and_the_total_is_the_sum():
 def test_inputs_stop_before_the_last_target():
     validation = documents([6, 4])
     scorer = Scorer(validation, ALONE)
+    first = Window(1, 6, 7, 8)
+    scorer.score([first], random_log_probs([first]))
     windows = [Window(0, 0, 1, 4), Window(1, 6, 8, 9)]
     inputs = scorer.inputs(windows)
     assert inputs.tolist() == [validation.tokens[0:3].tolist(), [*validation.tokens[6:8].tolist(), 0]]
+
+
+def test_tokens_that_were_not_scored_cannot_be_had_as_context():
+    scorer = Scorer(documents([6, 4]), ALONE)
+    with pytest.raises(RuleBroken, match="C3.*not scored yet"):
+        scorer.inputs([Window(0, 0, 3, 4)])
 
 
 def test_rows_of_different_length_are_aligned_at_their_first_position():
