@@ -174,7 +174,8 @@ def audit_run(recipe: Recipe, directory: Path | None, group: Group, console: Con
     model.set_plan("looped")
     _, attention = select(recipe.kernels, group.device)
     bench = Bench(recipe.seed, attention, console)
-    return table(recipe.audit.run(model.to(group.device).eval(), recipe.ttt, dataset.validation(), bench))
+    checks = recipe.audit.run(model.to(group.device).eval(), recipe.ttt, dataset.validation(), bench)
+    return table(checks, recipe.audit.scope(recipe.ttt)[1])
 
 
 def _finish(shop: Workshop) -> dict[str, Any]:
@@ -328,7 +329,8 @@ def _audit(shop: Workshop, model: GPT) -> dict[str, Any]:
     result: dict[str, Any] = {"verdict": "fail", "checks": []}
     if shop.group.leads:
         shop.console.say("auditing the strategy on a sample: flips, normalisation, state, ledger, bytes")
-        result = table(shop.recipe.audit.run(model, shop.recipe.ttt, shop.validation, shop.bench("audit")))
+        audit, strategy = shop.recipe.audit, shop.recipe.ttt
+        result = table(audit.run(model, strategy, shop.validation, shop.bench("audit")), audit.scope(strategy)[1])
     shop.group.barrier()
     return result
 

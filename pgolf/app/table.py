@@ -119,7 +119,9 @@ def _limits(limits: dict[str, dict[str, Any]]) -> Table:
 def _audit(audit: dict[str, Any]) -> Table:
     verdict = str(audit["verdict"])
     title = Text.assemble("Validity: ", (verdict, COLOURS.get(verdict, "")))
-    return checks(audit["checks"], title)
+    table = checks(audit["checks"], title)
+    table.caption = f"probed on {audit['scope']}" if audit.get("scope") else None
+    return table
 
 
 def checks(found: list[dict[str, Any]], title: Text) -> Table:

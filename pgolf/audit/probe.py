@@ -51,9 +51,23 @@ class Audit:
             raise ValueError("audit.documents and audit.flips must be at least 1, audit.max_tokens at least 4")
         self.documents, self.max_tokens, self.flips = documents, max_tokens, flips
 
+    def scope(self, strategy: Strategy) -> tuple[Strategy, str]:
+        """The strategy as it is probed, and a sentence that says on what.
+
+        A strategy may have a method miniature(documents) -> (strategy, what was made smaller), so that all its mechanisms
+        act within the sample; one without is probed as it is.
+        """
+        sample = f"{self.documents} documents of at most {self.max_tokens} tokens"
+        shrink = getattr(strategy, "miniature", None)
+        if shrink is None:
+            return strategy, sample
+        small, what = shrink(self.documents)
+        return small, f"{sample}; {what}"
+
     def run(self, model: GPT, strategy: Strategy, validation: ValidationSet, bench: Bench) -> list[Check]:
         """All checks of `strategy` starting from `model` as it was loaded from the artifact (left unchanged)."""
         sample = validation.head(self.documents, self.max_tokens)
+        strategy, _ = self.scope(strategy)
         device = model.tok_emb.weight.device
         group = Group(0, 1, device)
         bench = replace(bench, console=Silent(), log=lambda event: None)

@@ -72,6 +72,29 @@ class Phased:
         self.phases, self.prefix_docs, self.chunk, self.context_tokens = phases, prefix_docs, chunk, context_tokens
         self.rows, self.lora, self.sgd = rows, lora, sgd
 
+    def miniature(self, documents: int) -> tuple["Phased", str]:
+        """The same procedure with batches and SGD chunks so small that every phase acts within a few documents, and what
+        was made smaller: for the audit, which probes the procedure on a sample."""
+        tokens = min(32, self.sgd.sequence_tokens)
+        sgd = GlobalSGD(
+            lr=self.sgd.lr,
+            momentum=self.sgd.momentum,
+            chunk_tokens=tokens,
+            sequence_tokens=tokens,
+            epochs=self.sgd.epochs,
+            clip_norm=self.sgd.clip_norm,
+        )
+        small = Phased(
+            phases=min(self.phases, documents - 1),
+            prefix_docs=max(1, documents - 1),
+            chunk=self.chunk,
+            context_tokens=self.context_tokens,
+            rows=min(self.rows, max(1, documents // 2) if self.phases == 0 else 1),
+            lora=self.lora,
+            sgd=sgd,
+        )
+        return small, f"{small.rows} document(s) a batch, {small.phases} phases, SGD chunks of {tokens} tokens"
+
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
         """Score all documents, longest batch first."""
         lengths = [end - start for start, end in map(scorer.span, range(scorer.num_documents))]

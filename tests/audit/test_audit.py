@@ -8,9 +8,10 @@ from pgolf.audit.known_bad import KNOWN_BAD
 from pgolf.audit.probe import Audit
 from pgolf.console import Silent
 from pgolf.kernels.attend import sdpa
+from pgolf.score.scorer import Scorer
 from pgolf.ttt.fixed import Chunked, Sliding
 from pgolf.ttt.strategy import Bench
-from tests.support import documents, tiny_model
+from tests.support import ALONE, documents, tiny_model
 from tests.ttt.test_strategies import phased
 
 BENCH = Bench(0, sdpa, Silent())
@@ -51,6 +52,20 @@ def test_known_bad_strategies_fail_for_their_reason(name):
 def test_training_before_scoring_is_seen_in_the_state_and_in_the_predictions():
     checks = {check.id: check.verdict for check in probe(KNOWN_BAD["pretrain_on_validation"][0])}
     assert checks["C3"] == "fail" and checks["C1a"] == "fail" and checks["C2a"] == "pass"
+
+
+def test_the_sample_exercises_every_phase():
+    """However large a batch and an SGD chunk are, the probed procedure trains the model between documents of the sample."""
+    large = phased(rows=64, prefix_docs=2000, sgd_changes={"chunk_tokens": 4096, "sequence_tokens": 2048})
+    small, scope = AUDIT.scope(large)
+    assert "SGD chunks of 32 tokens" in scope
+    model = tiny_model(scramble=0.1)
+    model.set_plan("looped")
+    scorer = Scorer(documents([80, 70, 66, 20]), ALONE)
+    small.run(model, scorer, BENCH)
+    assert scorer.ledger.per_document()["phase"].max() == 2
+    untouched = tiny_model(scramble=0.1)
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), untouched.parameters(), strict=True))
 
 
 def test_a_byte_count_that_is_off_fails():
