@@ -43,7 +43,7 @@ def _parts(summary: dict[str, Any]) -> Iterator[Table | Text]:
     yield _seconds(summary)
     if summary.get("limits"):
         yield _limits(summary["limits"])
-    yield _audit(summary["audit"])
+    yield audit_table(summary["audit"])
     yield from _samples(summary.get("samples") or [])
     yield Text.assemble("\nrun directory  ", (str(summary["run_directory"]), "bold"))
 
@@ -116,7 +116,8 @@ def _limits(limits: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
-def _audit(audit: dict[str, Any]) -> Table:
+def audit_table(audit: dict[str, Any]) -> Table:
+    """Verdict, checks, and on what they were probed."""
     verdict = str(audit["verdict"])
     title = Text.assemble("Validity: ", (verdict, COLOURS.get(verdict, "")))
     table = checks(audit["checks"], title)

@@ -1,6 +1,5 @@
 """`pgolf audit [run=DIR | overrides]`: the probes of the validity conditions."""
 
-from rich.text import Text
 
 from pgolf.app import build, table
 from pgolf.app.verbs.composing import compose, parser, refuse_words, take
@@ -35,7 +34,5 @@ def main(arguments: list[str]) -> int:
 
     screen = Screen()
     result = audit_run(build.recipe(config), directory, distributed.alone(), screen)
-    verdict = str(result["verdict"])
-    title = Text.assemble("Validity: ", (verdict, table.COLOURS.get(verdict, "")))
-    screen.tables([table.checks(result["checks"], title)])
-    return 1 if verdict == "fail" else 0
+    screen.tables([table.audit_table(result)])
+    return 1 if result["verdict"] == "fail" else 0
