@@ -48,6 +48,7 @@ class Request:
 
     source: another run's directory, to be scored again instead of training.
     requantise: from its weights before quantisation, else from its artifact.
+    swept: one job of a sweep, which shows a line and no table when it is finished already.
     """
 
     config: dict[str, Any]
@@ -55,6 +56,7 @@ class Request:
     directory: Path
     source: Path | None = None
     requantise: bool = False
+    swept: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def task(composed: DictConfig) -> float | None:
     require_valid([Job(overrides, config, directory, unresolved=unresolved)])
     if swept:
         print(f"\njob {hydra.job.num}: {' '.join(overrides)}")
-    outcome = carry_out(Request(config, overrides, directory))
+    outcome = carry_out(Request(config, overrides, directory, swept=swept))
     stops = outcome.state == "interrupted" or (outcome.state == "failed" and config["fail_fast"])
     if outcome.exit_status and (stops or not swept):
         raise SystemExit(outcome.exit_status)
@@ -130,6 +132,8 @@ def prepare(request: Request, screen: Screen, lock: RunLock) -> Outcome | None:
         and not request.config["force"]
     ):
         summary = read_json(directory / "summary.json")
+        if not request.swept:
+            table.show(summary, screen)
         screen.show(
             f"{directory} is finished: {table.line(summary)}. Run it again with force=true."
         )

@@ -54,8 +54,8 @@ class Audit:
     def scope(self, strategy: Strategy) -> tuple[Strategy, str]:
         """The strategy as it is probed, and a sentence that says on what.
 
-        A strategy may have a method miniature(documents) -> (strategy, what was made smaller), so that all its mechanisms
-        act within the sample; one without is probed as it is.
+        A strategy may have a method miniature(documents) -> (strategy, what was made smaller), so that all its
+        mechanisms act within the sample; one without is probed as it is.
         """
         sample = f"{self.documents} documents of at most {self.max_tokens} tokens"
         shrink = getattr(strategy, "miniature", None)

@@ -73,8 +73,8 @@ class Phased:
         self.rows, self.lora, self.sgd = rows, lora, sgd
 
     def miniature(self, documents: int) -> tuple["Phased", str]:
-        """The same procedure with batches and SGD chunks so small that every phase acts within a few documents, and what
-        was made smaller: for the audit, which probes the procedure on a sample."""
+        """The same procedure with batches and SGD chunks so small that every phase acts within a few documents,
+        and what was made smaller: for the audit, which probes the procedure on a sample."""
         tokens = min(32, self.sgd.sequence_tokens)
         sgd = GlobalSGD(
             lr=self.sgd.lr,
