@@ -204,6 +204,7 @@ def conclude(request: Request, screen: Screen) -> Outcome:
     summary = read_json(request.directory / "summary.json")
     write_status(request.directory, "done", digest(request.config), None)
     table.show(summary, screen)
+    screen.log(table.line(summary))
     return Outcome("done", table.line(summary), 0, summary)
 
 

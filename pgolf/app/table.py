@@ -32,9 +32,8 @@ def line(summary: dict[str, Any]) -> str:
 
 
 def show(summary: dict[str, Any], screen: "Screen") -> None:
-    """The tables on the screen, and as plain text in the log."""
+    """The tables on the screen."""
     screen.tables(_parts(summary))
-    screen.log(line(summary))
 
 
 def _parts(summary: dict[str, Any]) -> Iterator[Table | Text]:
