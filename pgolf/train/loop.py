@@ -110,6 +110,11 @@ class Trainer:
         state_path = directory / "state.pgolf"
         if state_path.exists():
             state = checkpoint.load(state_path)
+            if (processes := state["loader"]["world_size"]) != group.world_size:
+                raise UserError(
+                    f"{state_path} was written by {processes} process(es) and this run has {group.world_size}: "
+                    f"continue with launch.nproc={processes}, or delete it to train again from step 0."
+                )
             # the leader wrote it; the position in the data is the same for every rank
             state["loader"]["rank"] = group.rank
             _restore(state, model, optimizers, average, loader, progress, clock)
