@@ -1,0 +1,31 @@
+"""Python reads this file at start when its folder is on PYTHONPATH.
+
+PGOLF_HOLD=NAME:COUNT:MARKER stops the process just before a file called NAME gets its name for the COUNT-th time: it
+writes MARKER and waits for a signal. So a test can kill or interrupt a run at a moment that does not depend on speed.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def install(name: str, count: int, marker: Path) -> None:
+    """Watch the renames of this process."""
+    seen = 0
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal seen
+        if event == "os.rename" and os.path.basename(arguments[1]) == name:
+            seen += 1
+            if seen == count:
+                marker.write_text(str(os.getpid()))
+                while True:
+                    time.sleep(0.02)
+
+    sys.addaudithook(hook)
+
+
+if os.environ.get("PGOLF_HOLD"):
+    name, count, marker = os.environ["PGOLF_HOLD"].split(":", 2)
+    install(name, int(count), Path(marker))

@@ -1,0 +1,133 @@
+"""An optional part that is not chosen is not there: same weights, same losses, same digest, to the last bit."""
+
+import copy
+import hashlib
+from typing import Any
+
+import pytest
+import torch
+
+from pgolf.app.build import build
+from pgolf.app.compose import Job, composer
+from pgolf.app.digest import ABSENT_TARGET, digest
+from pgolf.data.loaders import Batch
+from pgolf.kernels.attend import select
+from pgolf.model.gpt import GPT
+from pgolf.train.loop import batch_loss
+
+from .conftest import CHECKOUT, TINY
+
+MODELS = CHECKOUT / "conf" / "model"
+GROUPS = sorted(path.parent.relative_to(CHECKOUT / "conf").as_posix() for path in MODELS.rglob("none.yaml"))
+OPTIONS = [
+    (group, path.stem)
+    for group in GROUPS
+    for path in sorted((CHECKOUT / "conf" / group).glob("*.yaml"))
+    if path.stem != "none"
+]
+VOCABULARY, SEED = 300, 7
+
+
+def compose(*overrides: str) -> Job:
+    """One composed job of the tiny configuration."""
+    with composer() as made:
+        return made.jobs([*TINY, "data.source.paths=[unused]", *overrides], False)[0]
+
+
+def with_option(group: str, option: str) -> dict[str, Any]:
+    """The configuration with a group's option, on the first model that has the group."""
+    for model in sorted(path.stem for path in MODELS.glob("*.yaml")):
+        job = compose(f"model={model}", f"{group}={option}")
+        if not job.refusals:
+            return job.config
+    raise AssertionError(f"no model takes {group}={option}")
+
+
+def node_of(config: dict[str, Any], group: str) -> tuple[dict[str, Any], str]:
+    """The mapping that holds the group's node, and its key."""
+    *parents, key = group.split("/")
+    for parent in parents:
+        config = config[parent]
+    return config, key
+
+
+def made(config: dict[str, Any]) -> GPT:
+    """The model of a configuration."""
+    model: GPT = build(config["model"], "model")(VOCABULARY, SEED)
+    return model
+
+
+def state_hash(model: GPT) -> str:
+    """SHA-256 of names, shapes and bytes of the state dict."""
+    total = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode() + value.numpy().tobytes())
+    return total.hexdigest()
+
+
+def losses(model: GPT, config: dict[str, Any]) -> list[float]:
+    """Three training steps on a fixed batch of two documents, the last with recurrence; then the loss once more."""
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(2, VOCABULARY, (1, 65), generator=generator)
+    batch = Batch(tokens[:, :-1], tokens[:, 1:], torch.tensor([0, 40, 64], dtype=torch.int32))
+    optimizers = build(config["optim"], "optim")(model)
+    device = torch.device("cpu")
+    _, attention = select("sdpa", device)
+    found = []
+    for step in range(4):
+        if step == 2:
+            model.set_plan("looped")
+        optimizers.zero_grad()
+        loss = batch_loss(model, batch, attention, device)
+        found.append(float(loss.detach()))
+        if step < 3:
+            loss.backward()
+            optimizers.schedule(1.0, 0.9)
+            optimizers.step()
+    assert len(set(found)) == 4
+    return found
+
+
+def test_there_are_optional_parts() -> None:
+    assert GROUPS and OPTIONS
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_part_that_is_absent_leaves_no_trace(group: str) -> None:
+    absent = with_option(group, "none")
+    parent, key = node_of(absent, group)
+    assert parent[key] == {"_target_": ABSENT_TARGET}
+    without = copy.deepcopy(absent)
+    parent, key = node_of(without, group)
+    parent[key] = None  # built by hand, with no part and no node
+    one, other = made(absent), made(without)
+    assert state_hash(one) == state_hash(other)
+    assert losses(one, absent) == losses(other, without)
+    assert state_hash(one) == state_hash(other)
+    del parent[key]
+    assert digest(absent) == digest(without)
+    assert not any(key in name.split(".") for name in one.state_dict())
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_a_part_that_is_added_moves_no_other_initial_value(group: str, option: str) -> None:
+    absent, present = with_option(group, "none"), with_option(group, option)
+    assert digest(absent) != digest(present)
+    before, after = made(absent).state_dict(), made(present).state_dict()
+    assert set(before) <= set(after)
+    moved = [name for name in before if before[name].shape != after[name].shape or not before[name].equal(after[name])]
+    assert moved == []
+
+
+def test_a_new_absent_node_changes_no_digest() -> None:
+    config = compose().config
+    for holder in (config, config["model"], config["model"]["attention"], config["quant"], config["ttt"]["lora"]):
+        changed = copy.deepcopy(config)
+        target = next(found for found in _mappings(changed) if found == holder)
+        target["new_part"] = {"_target_": ABSENT_TARGET}
+        assert changed != config and digest(changed) == digest(config)
+
+
+def _mappings(node: Any) -> list[dict[str, Any]]:
+    below = [found for value in node.values() for found in _mappings(value)] if isinstance(node, dict) else []
+    return [node, *below] if isinstance(node, dict) else []
