@@ -19,9 +19,6 @@ class Check:
 
 
 def table(checks: list[Check], scope: str = "") -> dict[str, Any]:
-    """The `audit` entry of summary.json: verdict and checks. The verdict is `fail` when one failed or none could be
-    probed."""
-    failed = any(check.verdict == "fail" for check in checks)
-    passed = any(check.verdict == "pass" for check in checks)
-    verdict = "pass" if passed and not failed else "fail"
-    return {"verdict": verdict, "scope": scope, "checks": [asdict(check) for check in checks]}
+    """The `audit` entry of summary.json. The verdict is `pass` only when there are checks and all of them passed."""
+    passed = bool(checks) and all(check.verdict == "pass" for check in checks)
+    return {"verdict": "pass" if passed else "fail", "scope": scope, "checks": [asdict(check) for check in checks]}

@@ -55,6 +55,7 @@ class Ledger:
         self._next = self.starts + 1
         self._written = 0
         self._fresh = np.zeros(count, dtype=bool)
+        self._running = [0, 0, 0.0]
 
     @property
     def num_documents(self) -> int:
@@ -83,6 +84,7 @@ class Ledger:
         self._next[document] = end
         self._written += len(nats)
         self._fresh[start:end] = True
+        self._count(slice(start, end))
 
     def committed(self, document: int, start: int, end: int) -> bool:
         """Whether positions [start, end) of `document` have all been scored (its first token is always known)."""
@@ -104,19 +106,32 @@ class Ledger:
         new = mask > 0
         if np.isfinite(self.nats[new & ~self._fresh]).any():
             raise RuleBroken("C4", "a position that was scored before was scored again by another process")
+        others = new & ~self._fresh
         self.nats[new], self.order[new], self.phase[new] = nats[new], order[new], phase[new]
+        self._count(others)
         self._fresh[:] = False
         scored = np.isfinite(self.nats)
         for document, (start, end) in enumerate(zip(self.starts, self.ends, strict=True)):
             done = scored[start + 1 : end]
             self._next[document] = start + 1 + (len(done) if done.all() else int(np.argmin(done)))
 
+    def _count(self, entries: slice | np.ndarray) -> None:
+        nats = self.nats[entries]
+        self._running[0] += len(nats)
+        self._running[1] += int(self.token_bytes[entries].sum())
+        self._running[2] += float(nats.sum())
+
+    def running(self) -> Total:
+        """What has been scored so far, for progress: kept as a running sum, so it costs nothing to ask."""
+        tokens, num_bytes, nats = self._running
+        return Total(int(tokens), int(num_bytes), nats)
+
     def complete(self) -> bool:
         """Whether every position of every document has been scored."""
         return bool((self._next == self.ends).all())
 
     def total(self) -> Total:
-        """Tokens, bytes and nats of everything scored so far."""
+        """Tokens, bytes and nats of everything scored so far, summed exactly."""
         scored = np.isfinite(self.nats)
         return Total(int(scored.sum()), int(self.token_bytes[scored].sum()), math.fsum(self.nats[scored]))
 

@@ -58,11 +58,11 @@ class Observer(Protocol):
 class Scorer:
     """Gives inputs, takes full distributions, writes the ledger, and reveals targets only afterwards.
 
-    By construction a position is scored before its token can be had for training (C3), once and in order within its
-    document (C4), by
-    a distribution that adds up to 1 (C2). That a prediction does not read its own target or later tokens (C1) depends
-    on the model;
-    `pgolf audit` probes it.
+    By construction every position is charged once and in order within its document (C4), by a finite distribution that
+    adds up to 1 (C2), and `revealed` gives a token only after it was charged (C3). The inputs of a window do contain
+    its own tokens but the last, because a forward over many positions needs them: that no prediction reads its own
+    target (C1) and that nothing was learned from them first (C3) is what `pgolf audit` probes.
+    A scorer that refused something stays refused: its total cannot be had any more.
     """
 
     def __init__(self, validation: ValidationSet, group: Group, observer: Observer | None = None) -> None:
@@ -70,6 +70,7 @@ class Scorer:
         self.ledger = Ledger(validation)
         self.group = group
         self._observer = observer
+        self._refusal: RuleBroken | None = None
 
     @property
     def num_documents(self) -> int:
@@ -91,7 +92,7 @@ class Scorer:
             if not start <= window.context_start < window.score_start < window.score_end <= end:
                 raise ValueError(f"{window} does not lie inside document {window.document} = [{start}, {end})")
             if not self.ledger.committed(window.document, window.context_start, window.score_start):
-                raise RuleBroken("C3", f"{window} asks for tokens before score_start that were not scored yet")
+                raise self._refuse("C3", f"{window} asks for tokens before score_start that were not scored yet")
         if self._observer is not None:
             self._observer.handed_out(windows)
         rows = [self._tokens[window.context_start : window.score_end - 1] for window in windows]
@@ -120,14 +121,18 @@ class Scorer:
         nats = torch.where(valid, nats, 0.0)
         entries = nats.detach().double().cpu().numpy()
         for row, window in enumerate(windows):
-            self.ledger.write(window.document, window.score_start, entries[row, : window.length], phase)
+            try:
+                self.ledger.write(window.document, window.score_start, entries[row, : window.length], phase)
+            except RuleBroken as broken:
+                self._refusal = broken
+                raise
         return nats
 
     def revealed(self, document: int, start: int, end: int) -> Tensor:
         """Tokens [start, end) of `document`, int64 on the CPU. Raises RuleBroken (C3) unless all of them have been
         scored."""
         if not self.ledger.committed(document, start, end):
-            raise RuleBroken(
+            raise self._refuse(
                 "C3", f"tokens [{start}, {end}) of document {document} were asked for before they were scored"
             )
         return self._tokens[start:end].clone()
@@ -140,7 +145,9 @@ class Scorer:
         self.ledger.merge(*self.group.sum_(merged).cpu().numpy())
 
     def total(self) -> Total:
-        """The ledger's sum. Raises RuleBroken (C4) unless every position has been scored."""
+        """The ledger's sum. Raises RuleBroken unless every position was scored (C4) and nothing was ever refused."""
+        if self._refusal is not None:
+            raise self._refusal
         if not self.ledger.complete():
             raise RuleBroken("C4", "some positions were never scored")
         return self.ledger.total()
@@ -151,12 +158,18 @@ class Scorer:
             out[index, : len(row)] = row
         return out.to(self.group.device)
 
-    @staticmethod
+    def _refuse(self, condition: str, message: str) -> RuleBroken:
+        self._refusal = RuleBroken(condition, message)
+        return self._refusal
+
     @torch.no_grad()
-    def _check_normalised(log_probs: Tensor, valid: Tensor) -> None:
-        miss = torch.logsumexp(log_probs.detach().float(), dim=-1)[valid].abs().max()
+    def _check_normalised(self, log_probs: Tensor, valid: Tensor) -> None:
+        judged = log_probs.detach().float()
+        miss = torch.logsumexp(judged, dim=-1)[valid].abs().max()
         if not miss <= NORMALISATION_TOLERANCE:
-            raise RuleBroken(
+            raise self._refuse(
                 "C2",
                 f"a distribution misses 1 by {float(miss):.3g} nats; hand in log-probabilities of the whole vocabulary",
             )
+        if not bool(torch.isfinite(judged).all(dim=-1)[valid].all()):
+            raise self._refuse("C2", "a distribution gives some token no chance at all (log-probability not finite)")

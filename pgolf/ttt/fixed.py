@@ -1,5 +1,7 @@
 """Strategies that leave the weights alone."""
 
+import copy
+
 from pgolf.model.gpt import GPT
 from pgolf.score.scorer import Scorer, Window
 from pgolf.ttt.strategy import Bench, score_windows
@@ -15,6 +17,12 @@ class Chunked:
         if sequence_tokens < 1 or rows < 1:
             raise ValueError(f"ttt.sequence_tokens={sequence_tokens} and ttt.rows={rows} must be at least 1")
         self.sequence_tokens, self.rows = sequence_tokens, rows
+
+    def miniature(self, documents: int) -> tuple["Chunked", str]:
+        """The same with short pieces, so that a sample of short documents has several."""
+        small = copy.copy(self)
+        small.sequence_tokens, small.rows = min(self.sequence_tokens, 48), min(self.rows, 2)
+        return small, f"pieces of {small.sequence_tokens} tokens, {small.rows} at a time"
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
         """Score all documents."""
@@ -41,6 +49,14 @@ class Sliding:
                 f"ttt.rows={rows} must be at least 1"
             )
         self.sequence_tokens, self.stride, self.rows = sequence_tokens, stride, rows
+
+    def miniature(self, documents: int) -> tuple["Sliding", str]:
+        """The same with short windows, so that they slide within a sample of short documents."""
+        small = copy.copy(self)
+        small.sequence_tokens = min(self.sequence_tokens, 48)
+        small.stride = max(1, self.stride * small.sequence_tokens // self.sequence_tokens)
+        small.rows = min(self.rows, 2)
+        return small, f"windows of {small.sequence_tokens} tokens, stride {small.stride}, {small.rows} at a time"
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
         """Score all documents."""

@@ -32,9 +32,13 @@ class GlobalSGD:
         self.lr, self.momentum, self.epochs, self.clip_norm = lr, momentum, epochs, clip_norm
         self.chunk_tokens, self.sequence_tokens = chunk_tokens, sequence_tokens
 
-    def run(self, model: GPT, scorer: Scorer, documents: list[int], bench: Bench) -> None:
-        """Train `model` in place on `documents`, all of which must have been scored. Every process of the group must
-        call this."""
+    def run(self, model: GPT, scorer: Scorer, documents: list[int], bench: Bench) -> int:
+        """Train `model` in place on `documents`, all of which must have been scored; every process must call this.
+
+        Returns the number of steps; 0 when the text does not fill a chunk.
+        """
+        if not documents:
+            return 0
         stream = torch.cat([scorer.revealed(document, *scorer.span(document)) for document in documents])
         chunks = math.ceil((len(stream) - 1) / self.chunk_tokens)
         model.requires_grad_(True)
@@ -47,6 +51,7 @@ class GlobalSGD:
                 self._step(model, optimizer, tokens, scorer, bench)
         model.requires_grad_(False)
         model.zero_grad(set_to_none=True)
+        return max(0, chunks - 1) * self.epochs
 
     def _step(
         self, model: GPT, optimizer: torch.optim.Optimizer, tokens: torch.Tensor, scorer: Scorer, bench: Bench

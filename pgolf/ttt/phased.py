@@ -5,6 +5,7 @@ again and does
 not depend on how many processes share the work (the published scripts claim batches through a counter file).
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -67,33 +68,29 @@ class Phased:
     ) -> None:
         if phases < 0 or min(prefix_docs, chunk, rows) < 1:
             raise ValueError("ttt.phases must be 0 or more; ttt.prefix_docs, ttt.chunk and ttt.rows at least 1")
+        if phases > prefix_docs:
+            raise ValueError(f"ttt.phases={phases} needs at least as many ttt.prefix_docs, not {prefix_docs}")
         if context_tokens < chunk:
             raise ValueError(f"ttt.context_tokens={context_tokens} is shorter than ttt.chunk={chunk}")
         self.phases, self.prefix_docs, self.chunk, self.context_tokens = phases, prefix_docs, chunk, context_tokens
         self.rows, self.lora, self.sgd = rows, lora, sgd
 
     def miniature(self, documents: int) -> tuple["Phased", str]:
-        """The same procedure with batches and SGD chunks so small that every phase acts within a few documents,
-        and what was made smaller: for the audit, which probes the procedure on a sample."""
-        tokens = min(32, self.sgd.sequence_tokens)
-        sgd = GlobalSGD(
-            lr=self.sgd.lr,
-            momentum=self.sgd.momentum,
-            chunk_tokens=tokens,
-            sequence_tokens=tokens,
-            epochs=self.sgd.epochs,
-            clip_norm=self.sgd.clip_norm,
+        """The same procedure, sized so that batches of several documents, several chunks, windows that are cut and a
+        global phase all occur within a few documents; and what was made smaller. For the audit's sample."""
+        small = copy.copy(self)
+        small.sgd = copy.copy(self.sgd)
+        small.sgd.chunk_tokens = small.sgd.sequence_tokens = min(32, self.sgd.sequence_tokens)
+        small.chunk = min(self.chunk, 32)
+        small.context_tokens = min(self.context_tokens, 2 * small.chunk)
+        small.rows = min(self.rows, 2)
+        small.prefix_docs = max(1, documents - 1)
+        small.phases = min(self.phases, small.prefix_docs)
+        what = (
+            f"{small.rows} documents a batch, {small.phases} phases, chunks of {small.chunk} tokens seen from "
+            f"{small.context_tokens}, SGD steps of {small.sgd.chunk_tokens} tokens"
         )
-        small = Phased(
-            phases=min(self.phases, documents - 1),
-            prefix_docs=max(1, documents - 1),
-            chunk=self.chunk,
-            context_tokens=self.context_tokens,
-            rows=min(self.rows, max(1, documents // 2) if self.phases == 0 else 1),
-            lora=self.lora,
-            sgd=sgd,
-        )
-        return small, f"{small.rows} document(s) a batch, {small.phases} phases, SGD chunks of {tokens} tokens"
+        return small, what
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
         """Score all documents, longest batch first."""
@@ -110,15 +107,22 @@ class Phased:
                     self._score_batch(model, scorer, batch, phase, bench)
                 finished.append(batch)
                 count += len(batch.documents)
-                sofar = scorer.ledger.total()
+                sofar = scorer.ledger.running()
                 if sofar.bytes:
                     task.update(sofar.tokens, bpb_so_far=sofar.val_bpb)
                     bench.log({"event": "score", "stage": bench.title, "documents": count, "bpb_so_far": sofar.val_bpb})
                 while phase < self.phases and count >= boundaries[phase] and count < len(lengths):
                     scorer.synchronise()
-                    self.sgd.run(model, scorer, _learnable(finished, boundaries[phase]), bench)
+                    steps = self.sgd.run(model, scorer, _learnable(finished, boundaries[phase]), bench)
                     phase += 1
-                    bench.console.say(f"{bench.title}: global phase {phase} of {self.phases} after {count} documents")
+                    bench.console.say(
+                        f"{bench.title}: global phase {phase} of {self.phases} after {count} documents: {steps} steps"
+                    )
+        if phase < self.phases:
+            bench.console.say(
+                f"{bench.title}: only {phase} of {self.phases} global phases came before the last batch of documents; "
+                "fewer documents a batch (ttt.rows) or a shorter prefix (ttt.prefix_docs) make room for more."
+            )
         scorer.synchronise()
 
     def _windows(self, scorer: Scorer, batch: DocumentBatch) -> Iterator[list[Window]]:

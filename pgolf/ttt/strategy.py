@@ -73,6 +73,6 @@ def score_windows(
             for start in range(0, len(ordered), rows):
                 batch = ordered[start : start + rows]
                 scorer.score(batch, window_log_probs(model, scorer, batch, bench.attention), phase)
-                sofar = scorer.ledger.total()
+                sofar = scorer.ledger.running()
                 task.update(sofar.tokens, bpb_so_far=sofar.val_bpb if sofar.bytes else float("nan"))
     scorer.synchronise()

@@ -95,8 +95,13 @@ def test_scoring_twice_skipping_or_running_over_is_refused():
         scorer.score([gap], random_log_probs([gap]))
     with pytest.raises(ValueError, match="does not lie inside document 0"):
         scorer.inputs([Window(0, 0, 3, 8)])
-    with pytest.raises(RuleBroken, match="C4.*never scored"):
+    with pytest.raises(RuleBroken, match="C4"):
         scorer.total()
+
+
+def test_what_was_never_scored_has_no_total():
+    with pytest.raises(RuleBroken, match="C4.*never scored"):
+        Scorer(documents([6, 4]), ALONE).total()
 
 
 def test_what_does_not_add_up_to_one_is_refused():
@@ -110,6 +115,20 @@ def test_what_does_not_add_up_to_one_is_refused():
     with pytest.raises(ValueError, match="must be"):
         scorer.score([window], log_probs[:, :2])
     assert np.isnan(scorer.ledger.nats).all()
+
+
+def test_a_refusal_cannot_be_used_to_guess():
+    """Giving a guess no chance and watching for the error would reveal the target: both are refused, and for good."""
+    scorer = Scorer(documents([6]), ALONE)
+    window = Window(0, 0, 1, 2)
+    certain = torch.full((1, 1, VOCABULARY), -float("inf"))
+    certain[0, 0, 7] = 0.0
+    with pytest.raises(RuleBroken, match="C2.*no chance"):
+        scorer.score([window], certain)
+    whole_document = whole(scorer, 0)
+    scorer.score([whole_document], random_log_probs([whole_document]))
+    with pytest.raises(RuleBroken, match="C2.*no chance"):
+        scorer.total()
 
 
 def test_the_cost_can_be_learned_from():
@@ -136,6 +155,7 @@ def test_any_order_of_documents_and_chunks_gives_the_same_total(lengths, chunk, 
             del left[document]
     assert ledger.complete()
     assert ledger.total().nats == pytest.approx(math.fsum(cost[1:]))
+    assert ledger.running().nats == pytest.approx(ledger.total().nats)
     assert sorted(ledger.order[1:]) == list(range(len(cost) - 1))
     rows = ledger.per_document()
     assert rows["nats"].sum() == pytest.approx(math.fsum(cost[1:]))

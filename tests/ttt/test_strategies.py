@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,24 @@ def test_phases_change_the_model_between_documents_only():
     assert (rows["nats"][~first_phase] != other[~first_phase]).all()
 
 
+def test_phases_that_find_no_document_or_no_room_say_so():
+    said = []
+
+    class Console(Silent):
+        def say(self, message):
+            said.append(message)
+
+    validation = documents([40, 38, 20, 18])
+    for strategy in (phased(phases=6, prefix_docs=6), phased(rows=4), phased(sgd_changes={"chunk_tokens": 4096})):
+        model = tiny_model(scramble=0.1)
+        model.set_plan("looped")
+        scorer = Scorer(validation, ALONE)
+        strategy.run(model, scorer, replace(BENCH, console=Console()))
+        assert scorer.ledger.complete()
+    assert any("only 0 of 2 global phases" in message for message in said)
+    assert any("0 steps" in message for message in said)
+
+
 def test_the_same_bits_again_and_another_seed_gives_others():
     validation = documents([40, 38, 20, 18])
     first, _ = run(phased(), validation)
@@ -175,6 +194,7 @@ def test_published_boundaries():
     ("build", "message"),
     [
         (lambda: phased(phases=-1), "ttt.phases"),
+        (lambda: phased(phases=99), "ttt.phases=99 needs"),
         (lambda: phased(chunk=30), "shorter than ttt.chunk"),
         (lambda: lora(targets=["q", "x"]), "choose some of q, k, v, o, mlp, head"),
         (lambda: lora(rank=0), "rank=0"),
