@@ -26,7 +26,7 @@ from pgolf.data.loaders import ShuffledSequenceLoader
 from pgolf.data.validation import ValidationSet
 from pgolf.distributed import Group
 from pgolf.errors import UserError
-from pgolf.files import write_bytes, write_json
+from pgolf.files import read_json, write_bytes, write_json
 from pgolf.kernels.attend import select
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
@@ -67,6 +67,9 @@ class Recipe:
     quant: Compressor
     ttt: Strategy
     audit: Audit
+    description: dict[
+        str, Any
+    ]  # configuration nodes that go into the artifact: what rebuilds the model and its scoring
 
 
 class Workshop:
@@ -80,21 +83,36 @@ class Workshop:
         group: Group,
         console: Console,
         tracker: Tracker,
+        begun: dict[str, Any] | None = None,
     ) -> None:
         self.recipe, self.directory, self.group, self.console = recipe, directory, group, console
         directory.mkdir(parents=True, exist_ok=True)
         self.record = RunRecord(directory, identity, group.leads, tracker)
+        self._begun = dict(begun if begun is not None else self.record.data)
         group.barrier()  # everyone has read the same record before the leader writes it
         kernel, self.attention = select(recipe.kernels, group.device)
         console.say(f"{group.world_size} process(es) on {group.device}; attention: {kernel}")
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The prepared data; the leader prepares it, the others open it afterwards."""
-        if self.group.leads:
-            self.recipe.data.prepare(self.recipe.data_root, self.console)
-        self.group.barrier()
-        return Dataset(self.recipe.data.directory(self.recipe.data_root))
+        """The data this run began with, or the prepared data of a new run; the leader prepares them, the others wait.
+
+        Raises UserError when the data are no longer those that the run began with.
+        """
+        prepared = self._begun.get("stages", {}).get("prepare", {}).get("result", {}).get("data_directory")
+        if prepared is None or not Path(prepared).is_dir():
+            if self.group.leads:
+                self.recipe.data.prepare(self.recipe.data_root, self.console)
+            self.group.barrier()
+            prepared = self.recipe.data.directory(self.recipe.data_root)
+        dataset = Dataset(Path(prepared))
+        begun = self._begun.get("data_digest")
+        if begun not in (None, dataset.digest):
+            raise UserError(
+                f"{self.directory} began with other data (digest {begun[:12]}, now {dataset.digest[:12]}): its "
+                "stages would not belong together. Bring the documents back, or give force=true to start again with the new ones."
+            )
+        return dataset
 
     @cached_property
     def validation(self) -> ValidationSet:
@@ -130,6 +148,7 @@ def execute(
     shop = Workshop(recipe, identity, directory, group, console, tracker)
     record = shop.record
     record.stage("prepare", lambda: _prepare(shop))
+    _ = shop.dataset  # on every process before any stage that only the leader does
     record.stage("train", lambda: _train(shop))
     record.stage("pre_quant", lambda: _score(shop, "pre_quant", _averaged(shop)))
     record.stage("compress", lambda: _compress(shop))
@@ -148,7 +167,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a finished run again in `directory` without training: from its averaged weights when `requantise`, else
     from its artifact."""
-    shop = Workshop(recipe, identity, directory, group, console, tracker)
+    shop = Workshop(recipe, identity, directory, group, console, tracker, begun=read_json(source / "run.json"))
     needed = ["model.safetensors"] if requantise else ["artifact.pgolf", "code.zip"]
     for name in needed:
         if not (source / name).exists():
@@ -157,6 +176,7 @@ def evaluate(
             write_bytes(directory / name, (source / name).read_bytes())
     group.barrier()
     shop.record.stage("prepare", lambda: _prepare(shop))
+    _ = shop.dataset
     if requantise:
         shop.record.stage("pre_quant", lambda: _score(shop, "pre_quant", _averaged(shop)))
         shop.record.stage("compress", lambda: _compress(shop))
@@ -256,7 +276,7 @@ def _compress(shop: Workshop) -> dict[str, Any]:
     report: dict[str, Any] = {}
     if shop.group.leads:
         # nothing that names a place or a person's choice of words: the same recipe gives the same bytes anywhere
-        metadata = {"digest": shop.record.data.get("digest"), "seed": recipe.seed}
+        metadata = {**recipe.description, "digest": shop.record.data.get("digest"), "seed": recipe.seed}
         report = recipe.quant.compress(state, roles, hessians, metadata, weights, shop.console)
         write_code_archive(code)
     shop.group.barrier()

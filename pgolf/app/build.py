@@ -42,6 +42,11 @@ def recipe(config: dict[str, Any]) -> "Recipe":
         seed=config["seed"],
         kernels=config["kernels"],
         data_root=data_root,
+        description={
+            "model": config["model"],
+            "ttt": config["ttt"],
+            "vocab_size": parts["data"].vocab_size,
+        },
         **parts,
     )
 
@@ -103,9 +108,7 @@ class blaming:
         if isinstance(error, BuildError) or not isinstance(error, REFUSALS):
             return
         owners = {_code(target): key for key, target in _targets(self.node, self.key)}
-        running = [
-            owners[frame.f_code] for frame, _ in traceback.walk_tb(trace) if frame.f_code in owners
-        ]
+        running = [owners[frame.f_code] for frame, _ in traceback.walk_tb(trace) if frame.f_code in owners]
         reason = str(error) if str(error) else type(error).__name__
         raise BuildError(running[-1] if running else self.key, reason) from error
 

@@ -43,17 +43,13 @@ def problems_of(job: Job) -> list[str]:
     if not any(problem.key.partition(".")[0] in ("seed", "paths") for problem in found):
         from pgolf.app.dry import dry_build
 
-        found += dry_build(
-            job.config, frozenset(problem.key.partition(".")[0] for problem in found)
-        )
+        found += dry_build(job.config, frozenset(problem.key.partition(".")[0] for problem in found))
     return sentences + [_sentence(problem, job) for problem in found]
 
 
 def _sentence(problem: Problem, job: Job) -> str:
     if problem.value is NO_VALUE:
-        origin = job.origins.find(problem.key) or job.origins.find_nearest(
-            problem.key.rpartition(".")[0]
-        )
+        origin = job.origins.find(problem.key) or job.origins.find_nearest(problem.key.rpartition(".")[0])
         return f"{problem.key} is missing{_in_brackets(origin)}: {problem.message}"
     if is_node(problem.value):
         return f"{problem.key}: {problem.message}{_in_brackets(_settings(problem, job))}"
@@ -97,15 +93,11 @@ def _refusal(refusal: Refusal, job: Job) -> str:
     if is_node(parent) and name in _arguments(parent):
         takes = f"no file sets it, but {parent['_target_']} takes it"
         return f"{refusal.sentence}: {takes}. Write +{refusal.override}"
-    names = (
-        [one for one in parent if not str(one).startswith("_")] if isinstance(parent, dict) else []
-    )
+    names = [one for one in parent if not str(one).startswith("_")] if isinstance(parent, dict) else []
     names += _arguments(parent)
     close = closest(name, names)
     mended = [f"{prefix}{one}{dot}{rest}" for one in close] or _same_end(key, config)
-    accepted = (
-        f" {above or 'The configuration'} has {', '.join(sorted(set(names)))}" if names else ""
-    )
+    accepted = f" {above or 'The configuration'} has {', '.join(sorted(set(names)))}" if names else ""
     return f"{refusal.sentence}{did_you_mean(mended) or '.'}{accepted}"
 
 

@@ -49,8 +49,7 @@ def refuse(error: UserError) -> int:
         if isinstance(error, ConfigError):
             number = len(error.problems)
             print(
-                f"pgolf: {number} problem{'s' * (number > 1)} in the configuration; "
-                "nothing was started.",
+                f"pgolf: {number} problem{'s' * (number > 1)} in the configuration; nothing was started.",
                 file=sys.stderr,
             )
             for problem in error.problems:
@@ -105,8 +104,7 @@ def _require_places(jobs: list["Job"], key: str) -> None:
             reason = None if os.access(parent, os.W_OK | os.X_OK) else "it is not writable"
         if reason is not None:
             raise UserError(
-                f"cannot make run directories in {parent}: {reason}. "
-                f"Set {key} to a folder that can be written."
+                f"cannot make run directories in {parent}: {reason}. Set {key} to a folder that can be written."
             )
 
 
@@ -137,7 +135,5 @@ def _hydra() -> None:
     from pgolf.app.compose import config_directory
     from pgolf.app.launch import task
 
-    decorate: Any = hydra.main(
-        config_path=str(config_directory()), config_name="config", version_base="1.3"
-    )
+    decorate: Any = hydra.main(config_path=str(config_directory()), config_name="config", version_base="1.3")
     decorate(task)()

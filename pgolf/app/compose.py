@@ -79,9 +79,7 @@ class Composer:
             options = self.hydra.config_loader.get_group_options(group)
             found |= {group: sorted(options)} if options else {}
             waiting += [f"{group}/{one}" for one in self.hydra.config_loader.list_groups(group)]
-        return {
-            group: names for group, names in sorted(found.items()) if not group.startswith("hydra")
-        }
+        return {group: names for group, names in sorted(found.items()) if not group.startswith("hydra")}
 
     def _parse(self, overrides: list[str]) -> tuple[list[str], list[Refusal]]:
         legal, refusals = [], []
@@ -107,11 +105,7 @@ class Composer:
             return [fixed + [str(one.input_line) for one in plain if not one.is_sweep_override()]]
         standing = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
         swept = OverridesParser.create(config_loader=loader).parse_overrides(standing) + plain
-        return [
-            fixed + list(one)
-            for batch in BasicSweeper.split_arguments(swept, None)
-            for one in batch
-        ]
+        return [fixed + list(one) for batch in BasicSweeper.split_arguments(swept, None) for one in batch]
 
     def _job(self, overrides: list[str], multirun: bool, refusals: list[Refusal]) -> Job:
         remaining = list(overrides)
@@ -147,9 +141,7 @@ class Composer:
 
 
 @contextmanager
-def composer(
-    extra: str | None = None, directory: Path | None = None, name: str = "config"
-) -> Iterator[Composer]:
+def composer(extra: str | None = None, directory: Path | None = None, name: str = "config") -> Iterator[Composer]:
     """A composer for the block. extra: the user's `--config-dir`; UserError without it."""
     search_path = create_config_search_path(str(directory or config_directory()))
     if extra is not None:

@@ -71,11 +71,7 @@ def _prune(node: Any) -> Any:
 
 def _without_seed(node: Any, seed: Any) -> Any:
     if isinstance(node, dict):
-        return {
-            key: _without_seed(value, seed)
-            for key, value in node.items()
-            if not (key == "seed" and value == seed)
-        }
+        return {key: _without_seed(value, seed) for key, value in node.items() if not (key == "seed" and value == seed)}
     if isinstance(node, list):
         return [_without_seed(value, seed) for value in node]
     return node

@@ -5,11 +5,13 @@ complaints become problems of the configuration, before any work.
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 from pgolf.app.build import PARTS, BuildError, blaming, build
 from pgolf.app.schema import Problem, value_at
+from pgolf.errors import UserError
 
 
 def dry_build(config: dict[str, Any], skip: frozenset[str] = frozenset()) -> list[Problem]:
@@ -26,7 +28,23 @@ def dry_build(config: dict[str, Any], skip: frozenset[str] = frozenset()) -> lis
         problems += _check_kernels(config["kernels"])
     if "model" in parts and "data" in parts:
         _attempt(problems, config, lambda: _build_model(config, parts))
+    if "train" in parts and "launch" in parts:
+        problems += _check_sharing(parts)
     return problems
+
+
+def _check_sharing(parts: dict[str, Any]) -> list[Problem]:
+    """Whether the processes can share the micro-batches of a step; under torchrun it says how many there are."""
+    from pgolf.train.loop import Trainer
+
+    if not isinstance(parts["train"], Trainer):
+        return []
+    processes = int(os.environ.get("WORLD_SIZE", "0")) or parts["launch"].processes()
+    try:
+        parts["train"].micro_steps(processes)
+    except UserError as error:
+        return [Problem("launch.nproc", processes, str(error))]
+    return []
 
 
 def _build_part(config: dict[str, Any], key: str, parts: dict[str, Any]) -> None:
@@ -37,11 +55,7 @@ def _check_kernels(kernels: str) -> list[Problem]:
     from pgolf.kernels.attend import BACKENDS
 
     accepted = ("auto", *BACKENDS)
-    return (
-        []
-        if kernels in accepted
-        else [Problem("kernels", kernels, f"expected one of {', '.join(accepted)}")]
-    )
+    return [] if kernels in accepted else [Problem("kernels", kernels, f"expected one of {', '.join(accepted)}")]
 
 
 def _build_model(config: dict[str, Any], parts: dict[str, Any]) -> None:

@@ -60,15 +60,12 @@ def _by_key(text: str, error: Exception, overrides: list[str]) -> Refusal:
         return Refusal(f"{merging[1]} (command line): {cause}", _matching(merging[1], overrides))
     group = NOT_A_GROUP.search(text)
     if group:
-        return Refusal(
-            f"{group[1]} (command line): there is no such group", _matching(group[1], overrides)
-        )
+        return Refusal(f"{group[1]} (command line): there is no such group", _matching(group[1], overrides))
     unknown = NOT_THERE.search(text)
     if unknown and file is None:
         override = next((one for one in overrides if _key(one) == unknown[1]), None)
         return Refusal(
-            f"{(override or unknown[1]).lstrip('+~')} (command line): "
-            f"there is no {unknown[1]!r} in the configuration",
+            f"{(override or unknown[1]).lstrip('+~')} (command line): there is no {unknown[1]!r} in the configuration",
             override,
             unknown[1],
         )
@@ -83,15 +80,12 @@ def _missing_option(error: MissingConfigException, overrides: list[str]) -> Refu
     options = sorted(error.options or [])
     if not options:
         return Refusal(f"there is no configuration file {wanted!r}; {_first_line(error)}")
-    override = next(
-        (one for one in overrides if _key(one) == group and one.endswith(f"={option}")), None
-    )
+    override = next((one for one in overrides if _key(one) == group and one.endswith(f"={option}")), None)
     file = IN_FILE.search(str(error))
     place = "command line" if override else f"{file[1]}.yaml" if file else "a defaults list"
     close = nearest(option, options)
     return Refusal(
-        f"{group}={option} ({place}): there is no such option{close or '.'} "
-        f"Options of {group}: {', '.join(options)}",
+        f"{group}={option} ({place}): there is no such option{close or '.'} Options of {group}: {', '.join(options)}",
         override,
     )
 
@@ -106,11 +100,7 @@ def _key(override: str) -> str:
 
 def _matching(text: str, overrides: list[str]) -> str | None:
     return next(
-        (
-            one
-            for one in overrides
-            if one == text or _key(one) == text.partition("=")[0].lstrip("+~")
-        ),
+        (one for one in overrides if one == text or _key(one) == text.partition("=")[0].lstrip("+~")),
         None,
     )
 

@@ -53,6 +53,4 @@ def git_state(checkout: Path = PACKAGE.parent) -> dict[str, Any] | None:
 
 def _git(checkout: Path, *arguments: str) -> str:
     command = ["git", "-C", str(checkout), *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=30
-    ).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()

@@ -121,24 +121,21 @@ def _work(request: Request, screen: Screen, lock: RunLock) -> Outcome:
 def prepare(request: Request, screen: Screen, lock: RunLock) -> Outcome | None:
     """Make the locked directory ready; an Outcome when its result is there already.
 
-    A finished result is renamed, never overwritten, when the configuration says `force`. Raises
-    NotOurs when the directory holds another configuration's run.
+    A finished result is renamed, never overwritten, when the configuration says `force`; a forced run
+    that was cut off is continued by the same command. Raises NotOurs when the directory holds another
+    configuration's run.
     """
     directory, wanted = request.directory, digest(request.config)
     status = read_status(directory)
-    if (
-        status.get("state") == "done"
-        and status.get("digest") == wanted
-        and not request.config["force"]
-    ):
+    cut_off = status.get("state") in ("running", "failed") and status.get("digest") == wanted
+    forced_before = cut_off and bool(_read_run(directory).get("forced"))
+    if status.get("state") == "done" and status.get("digest") == wanted and not request.config["force"]:
         summary = read_json(directory / "summary.json")
         if not request.swept:
             table.show(summary, screen)
-        screen.show(
-            f"{directory} is finished: {table.line(summary)}. Run it again with force=true."
-        )
+        screen.show(f"{directory} is finished: {table.line(summary)}. Run it again with force=true.")
         return Outcome("skipped", "finished before", 0, summary)
-    if status and request.config["force"]:
+    if status and request.config["force"] and not forced_before:
         kept = _move_aside(directory)
         lock.retake()
         screen.say(f"the earlier result is kept in {kept}")
@@ -156,6 +153,12 @@ def prepare(request: Request, screen: Screen, lock: RunLock) -> Outcome | None:
     remove_temporaries(directory)
     _write_start(request, wanted, screen)
     return None
+
+
+def _read_run(directory: Path) -> dict[str, Any]:
+    """run.json of a run directory, empty when there is none."""
+    path = directory / "run.json"
+    return dict(read_json(path)) if path.exists() else {}
 
 
 def read_status(directory: Path) -> dict[str, Any]:
@@ -188,13 +191,13 @@ def _write_start(request: Request, wanted: str, screen: Screen) -> None:
     write_bytes(directory / "config.yaml", composed)
     write_bytes(directory / ".hydra" / "config.yaml", composed)
     write_bytes(directory / ".hydra" / "overrides.yaml", yaml.safe_dump(request.overrides).encode())
-    known = read_json(directory / "run.json") if (directory / "run.json").exists() else {}
-    now = identity.identity(config)
-    if known.get("code_hash") not in (None, now["code_hash"]):
-        screen.say("the code of pgolf has changed since this run began; finished stages are kept.")
-    source = (
-        {"source": str(request.source), "requantise": request.requantise} if request.source else {}
-    )
+    known = _read_run(directory)
+    now = identity.identity(config) | {"forced": config["force"]}
+    earlier = {key: known[key] for key in ("code_hash", "torch", "python", "git") if key in known}
+    if any(now.get(key) != value for key, value in earlier.items()):
+        screen.say("the code or its libraries have changed since this run began; finished stages are kept.")
+        known["earlier"] = [*known.get("earlier", []), earlier]
+    source = {"source": str(request.source), "requantise": request.requantise} if request.source else {}
     write_json(directory / "run.json", {**known, **now, **source})
     write_status(directory, "running", wanted, None)
 
@@ -205,12 +208,11 @@ def conclude(request: Request, screen: Screen) -> Outcome:
     write_status(request.directory, "done", digest(request.config), None)
     table.show(summary, screen)
     screen.log(table.line(summary))
-    return Outcome("done", table.line(summary), 0, summary)
+    valid = summary["audit"]["verdict"] == "pass"
+    return Outcome("done", table.line(summary), 0 if valid else 1, summary)
 
 
-def guarded(
-    request: Request, screen: Screen, action: Callable[[], Outcome], one_of_many: bool = False
-) -> Outcome:
+def guarded(request: Request, screen: Screen, action: Callable[[], Outcome], one_of_many: bool = False) -> Outcome:
     """Do `action`; note an interruption or an error in the run directory and show a sentence.
 
     one_of_many: this is a rank under the user's torchrun, which ends the others when one fails.
@@ -221,9 +223,7 @@ def guarded(
     except KeyboardInterrupt:
         other = failure.first(directory) if one_of_many else None
         if other is not None:
-            return _failed(
-                request, screen, failure.sentence(other, directory, 2), other.exit_status
-            )
+            return _failed(request, screen, failure.sentence(other, directory, 2), other.exit_status)
         write_status(directory, "failed", digest(request.config), INTERRUPTION)
         screen.say(f"{INTERRUPTION}.")
         return Outcome("interrupted", INTERRUPTION, INTERRUPTED)
@@ -234,9 +234,7 @@ def guarded(
         noted = failure.first(directory) or failure.describe(directory, 0, error)
         if isinstance(error, UserError):
             return _failed(request, screen, str(error), error.exit_status)
-        return _failed(
-            request, screen, failure.sentence(noted, directory, 1 + noted.rank), noted.exit_status
-        )
+        return _failed(request, screen, failure.sentence(noted, directory, 1 + noted.rank), noted.exit_status)
 
 
 def _failed(request: Request, screen: Screen, sentence: str, exit_status: int) -> Outcome:

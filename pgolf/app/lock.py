@@ -35,9 +35,7 @@ class RunLock:
         """Take the lock or refuse."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self.descriptor = os.open(
-                self.directory / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-            )
+            self.descriptor = os.open(self.directory / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise NotOurs(
                 f"cannot write in {self.directory}: {error.strerror or error}. "
@@ -49,16 +47,13 @@ class RunLock:
             holder = os.pread(self.descriptor, 200, 0).decode(errors="replace").strip()
             self.release()
             raise NotOurs(
-                f"{self.directory} is in use by {holder or 'another process'}: "
-                "wait for it, or stop it first."
+                f"{self.directory} is in use by {holder or 'another process'}: wait for it, or stop it first."
             ) from error
         except OSError as error:
             if error.errno not in NO_LOCKS_HERE:
                 self.release()
                 raise
-            self.say(
-                f"{self.directory} is on a file system without locks: start this run only once."
-            )
+            self.say(f"{self.directory} is on a file system without locks: start this run only once.")
         with contextlib.suppress(OSError):  # a full disk: the lock holds without its holder's name
             os.ftruncate(self.descriptor, 0)
             holder = f"process {os.getpid()} on {socket.gethostname()}\n"

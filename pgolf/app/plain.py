@@ -13,9 +13,7 @@ from pgolf.app.verbs import listing
 NO_VALUE_GIVEN = "no file and no override gives it a value"
 
 
-def job_config(
-    composed: DictConfig, experiment: str | None
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def job_config(composed: DictConfig, experiment: str | None) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The resolved configuration of a job, without the `hydra` node, and (key, problem) pairs.
 
     `name` is filled from the chosen experiment, paths become absolute, and an absent part keeps its
@@ -54,9 +52,7 @@ def _absolute(value: Any) -> Any:
     return str(Path(value).expanduser().absolute()) if isinstance(value, str) else value
 
 
-def _resolve(
-    parent: DictConfig | ListConfig, key: Any, dotted: str, problems: list[tuple[str, str]]
-) -> Any:
+def _resolve(parent: DictConfig | ListConfig, key: Any, dotted: str, problems: list[tuple[str, str]]) -> Any:
     if OmegaConf.is_missing(parent, key):
         problems.append((dotted, NO_VALUE_GIVEN))
         return None
@@ -68,9 +64,7 @@ def _resolve(
     if isinstance(value, DictConfig):
         return {str(name): _resolve(value, name, f"{dotted}.{name!s}", problems) for name in value}
     if isinstance(value, ListConfig):
-        return [
-            _resolve(value, index, f"{dotted}[{index}]", problems) for index in range(len(value))
-        ]
+        return [_resolve(value, index, f"{dotted}[{index}]", problems) for index in range(len(value))]
     return value
 
 

@@ -64,6 +64,4 @@ def _follow(request: "Request", group: "Group") -> "Outcome":
     except KeyboardInterrupt:
         return Outcome("interrupted", "", INTERRUPTED)
     except Exception as error:
-        return Outcome(
-            "failed", "", failure.record(request.directory, group.rank, error).exit_status
-        )
+        return Outcome("failed", "", failure.record(request.directory, group.rank, error).exit_status)

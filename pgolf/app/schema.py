@@ -112,9 +112,7 @@ def _check_partial(key: str, node: dict[str, Any], signature: Signature) -> list
     return []
 
 
-def _check_arguments(
-    key: str, values: dict[str, Any], signature: Signature, owner: str
-) -> list[Problem]:
+def _check_arguments(key: str, values: dict[str, Any], signature: Signature, owner: str) -> list[Problem]:
     prefix = f"{key}." if key else ""
     problems = []
     for name, value in values.items():

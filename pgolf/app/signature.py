@@ -53,9 +53,7 @@ def locate(target: Any) -> Callable[..., Any]:
     if not isinstance(target, str):
         raise TargetProblem(f"a _target_ is a dotted name, not {target!r}")
     if not target.startswith(PREFIX) and target not in TARGETS_OF_TORCH:
-        raise TargetProblem(
-            f"targets outside pgolf are refused, except {', '.join(sorted(TARGETS_OF_TORCH))}"
-        )
+        raise TargetProblem(f"targets outside pgolf are refused, except {', '.join(sorted(TARGETS_OF_TORCH))}")
     module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -94,17 +92,9 @@ def signature_of(target: Callable[..., Any]) -> Signature:
     parameters = list(inspect.signature(target).parameters.values())
     ours = (getattr(target, "__module__", "") or "").startswith(PREFIX[:-1])
     kinds = inspect.Parameter
-    positional = [
-        one
-        for one in parameters
-        if one.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
-    ]
+    positional = [one for one in parameters if one.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
     runtime = positional if ours else positional[:1]
-    given = [
-        one
-        for one in parameters
-        if one.kind == kinds.KEYWORD_ONLY or (one in positional and one not in runtime)
-    ]
+    given = [one for one in parameters if one.kind == kinds.KEYWORD_ONLY or (one in positional and one not in runtime)]
     return Signature(
         arguments={one.name: _evaluate(one.annotation, target) for one in given},
         required=frozenset(one.name for one in given if one.default is REQUIRED),
@@ -178,32 +168,19 @@ def accepts_node(annotation: Any, node: dict[str, Any]) -> bool:
     """Whether a `_target_` node may stand for an argument; an absent node stands for None."""
     if is_absent(node):
         return accepts(annotation, None) or annotation in (Any, object)
-    choices = (
-        get_args(annotation)
-        if get_origin(annotation) in (Union, types.UnionType)
-        else (annotation,)
-    )
+    choices = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     return any(_is_part(one, node) for one in choices)
 
 
 def _is_part(annotation: Any, node: dict[str, Any]) -> bool:
-    if (
-        annotation in SCALARS
-        or annotation is type(None)
-        or get_origin(annotation) in (Literal, list, dict, tuple)
-    ):
+    if annotation in SCALARS or annotation is type(None) or get_origin(annotation) in (Literal, list, dict, tuple):
         return False
     try:
         target = locate(node["_target_"])
     except TargetProblem:
         return True  # reported where the node itself is checked
     comparable = isinstance(annotation, type) and not getattr(annotation, "_is_protocol", False)
-    if (
-        comparable
-        and isinstance(target, type)
-        and not node.get("_partial_")
-        and annotation is not object
-    ):
+    if comparable and isinstance(target, type) and not node.get("_partial_") and annotation is not object:
         return issubclass(target, annotation)
     return True
 
@@ -243,9 +220,5 @@ def describe(annotation: Any) -> str:
     if container in (list, Sequence, tuple, set, frozenset):
         return f"a list, each item {describe(arguments[0])}" if arguments else "a list"
     if container in (dict, Mapping):
-        return (
-            f"a mapping, each value {describe(arguments[1])}"
-            if len(arguments) == 2
-            else "a mapping"
-        )
+        return f"a mapping, each value {describe(arguments[1])}" if len(arguments) == 2 else "a mapping"
     return f"a part (a node with _target_, for {getattr(annotation, '__name__', annotation)})"

@@ -88,12 +88,8 @@ def _failed(directory: Path, nproc: int, status: int, start: int) -> WorkerFaile
     if killed:
         rank, code = killed[0]
         name = signal.Signals(-code).name
-        return WorkerFailed(
-            f"rank {rank} was ended by {name}, perhaps for lack of memory (more in {log})", 1
-        )
+        return WorkerFailed(f"rank {rank} was ended by {name}, perhaps for lack of memory (more in {log})", 1)
     noted = failure.first(directory)
     if noted is not None:
         return WorkerFailed(failure.sentence(noted, directory, nproc), noted.exit_status)
-    return WorkerFailed(
-        f"torchrun ended with status {status} and no rank said why (more in {log})", 1
-    )
+    return WorkerFailed(f"torchrun ended with status {status} and no rank said why (more in {log})", 1)

@@ -28,7 +28,8 @@ def line(summary: dict[str, Any]) -> str:
     """The result in one line."""
     artifact = summary["artifact"]
     fits = "fits" if artifact["fits"] else "DOES NOT FIT"
-    return f"val_bpb {summary['val_bpb']:.5f}, {artifact['total_bytes']:,} bytes ({fits})"
+    invalid = "" if summary["audit"]["verdict"] == "pass" else ", INVALID: the audit failed"
+    return f"val_bpb {summary['val_bpb']:.5f}, {artifact['total_bytes']:,} bytes ({fits}){invalid}"
 
 
 def show(summary: dict[str, Any], screen: "Screen") -> None:
@@ -61,9 +62,7 @@ def _bits(summary: dict[str, Any]) -> Table:
         bpb = float(stage["val_bpb"])
         change = "" if previous is None else f"{bpb - previous:+.5f}"
         style = "bold green" if key == "final" else ""
-        table.add_row(
-            Text(title, style), Text(f"{bpb:.5f}", style), change, f"{stage['val_loss']:.5f}"
-        )
+        table.add_row(Text(title, style), Text(f"{bpb:.5f}", style), change, f"{stage['val_loss']:.5f}")
         previous = bpb
     table.add_section()
     for key, title in BASELINES:

@@ -16,9 +16,7 @@ class NoTracker:
     def __init__(self) -> None:
         """Nothing to set up."""
 
-    def start(
-        self, directory: Path, identity: dict[str, Any], config: dict[str, Any], console: Console
-    ) -> None:
+    def start(self, directory: Path, identity: dict[str, Any], config: dict[str, Any], console: Console) -> None:
         """Nothing to start."""
 
     def log(self, event: dict[str, Any]) -> None:
@@ -48,9 +46,7 @@ class WandbTracker:
         self._run: Any = None
         self._console: Console | None = None
 
-    def start(
-        self, directory: Path, identity: dict[str, Any], config: dict[str, Any], console: Console
-    ) -> None:
+    def start(self, directory: Path, identity: dict[str, Any], config: dict[str, Any], console: Console) -> None:
         """Open the wandb run. UserError when wandb is required and not installed."""
         self._console = console
         try:
@@ -58,13 +54,8 @@ class WandbTracker:
                 import wandb
         except ImportError as error:
             if self.required:
-                raise UserError(
-                    'track=wandb needs wandb: pip install "pgolf[track]", or choose track=none.'
-                ) from error
-            console.say(
-                'wandb is not installed (pip install "pgolf[track]"): '
-                "metrics.jsonl alone keeps the events."
-            )
+                raise UserError('track=wandb needs wandb: pip install "pgolf[track]", or choose track=none.') from error
+            console.say('wandb is not installed (pip install "pgolf[track]"): metrics.jsonl alone keeps the events.')
             return
         with self._forgiving("start"):
             self._run = wandb.init(
@@ -113,14 +104,11 @@ class WandbTracker:
         try:
             with quiet():
                 yield
-        except (
-            Exception
-        ) as error:  # wandb raises its own, the network's and the operating system's errors
+        except Exception as error:  # wandb raises its own, the network's and the operating system's errors
             self._run = None
             if self._console is not None:
                 self._console.say(
-                    f"wandb failed to {doing} ({type(error).__name__}: {error}); "
-                    "the run goes on without it."
+                    f"wandb failed to {doing} ({type(error).__name__}: {error}); the run goes on without it."
                 )
 
 

@@ -35,9 +35,7 @@ def work(directory: Path, group: "Group", console: Console) -> dict[str, Any]:
             summary = run.execute(recipe, identity, directory, group, console, tracker)
         else:
             again = bool(identity["requantise"])
-            summary = run.evaluate(
-                recipe, identity, Path(source), directory, group, console, tracker, again
-            )
+            summary = run.evaluate(recipe, identity, Path(source), directory, group, console, tracker, again)
         return summary
     finally:
         tracker.finish(summary)

@@ -173,9 +173,7 @@ def _normalisation(trace: Trace) -> Check:
 def _realised(trace: Trace, sample: ValidationSet) -> Check:
     """The cost entered is that of the realised token in the very distribution handed in."""
     if not trace.vectors:
-        return Check(
-            "C2c", "cost is that of the handed-in distribution", "skip", 0, 0.0, "no distribution was handed in"
-        )
+        return Check("C2c", "cost is that of the handed-in distribution", "skip", 0, 0.0, "none was handed in")
     misses = [abs(trace.ledger.nats[p] + float(v[int(sample.tokens[p])])) for p, v in trace.vectors.items()]
     largest = max(misses)
     detail = f"entered cost against -log p of the realised token: largest difference {largest:.2g} nats"

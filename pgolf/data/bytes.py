@@ -48,11 +48,7 @@ class ByteTable:
             kind: Kind = "normal"
             if processor.is_byte(token):
                 kind = "byte"
-            elif (
-                processor.is_control(token)
-                or processor.is_unknown(token)
-                or processor.is_unused(token)
-            ):
+            elif processor.is_control(token) or processor.is_unknown(token) or processor.is_unused(token):
                 kind = "boundary"
             pieces.append((tokenizer.piece(token), kind))
         # What the model does to text is asked of the model: its settings need a protobuf parser.
@@ -86,9 +82,7 @@ class ByteTable:
                 base_bytes[token] = len(rest.encode())
         return cls(base_bytes, leading_space, is_boundary, not dummy_prefix)
 
-    def token_bytes(
-        self, previous: npt.NDArray[np.integer], current: npt.NDArray[np.integer]
-    ) -> npt.NDArray[np.int32]:
+    def token_bytes(self, previous: npt.NDArray[np.integer], current: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
         """Bytes of original text of each token of `current`, after `previous` (same shape)."""
         counts_space = self.leading_space[current]
         if not self.space_after_boundary:

@@ -68,9 +68,7 @@ class Dataset:
                 "documents; delete it and prepare it again."
             )
         document_bytes = np.array([entry.bytes for entry in entries], np.int64)
-        return ValidationSet(
-            tokens, token_bytes, starts, document_bytes, [entry.name for entry in entries]
-        )
+        return ValidationSet(tokens, token_bytes, starts, document_bytes, [entry.name for entry in entries])
 
     def validation_text(self) -> bytes:
         """The original validation documents, one after another, in UTF-8."""
@@ -178,9 +176,7 @@ def _reuse(directory: Path, console: Console) -> Dataset:
 
 def _summary(manifest: dict[str, Any]) -> str:
     train, val = manifest["splits"]["train"], manifest["splits"]["val"]
-    skipped = ", ".join(
-        f"{count} {reason}" for reason, count in manifest["skipped"].items() if count
-    )
+    skipped = ", ".join(f"{count} {reason}" for reason, count in manifest["skipped"].items() if count)
     return (
         f"Prepared {train['documents']} training documents ({train['tokens']} tokens, "
         f"{train['bytes']} bytes) and {val['documents']} validation documents ({val['tokens']} "

@@ -73,10 +73,7 @@ def sift(texts: Iterable[tuple[str, str]], min_characters: int) -> Gathered:
     return Gathered(kept, dict(sorted(skipped.items())))
 
 
-SPLIT_RULE = (
-    "validation when the first 64 bits of SHA-256(text), as a fraction of 2**64, "
-    "are below val_fraction"
-)
+SPLIT_RULE = "validation when the first 64 bits of SHA-256(text), as a fraction of 2**64, are below val_fraction"
 
 
 def in_validation(sha256: str, val_fraction: float) -> bool:
@@ -84,9 +81,7 @@ def in_validation(sha256: str, val_fraction: float) -> bool:
     return int(sha256[:16], 16) < val_fraction * 2.0**64
 
 
-def split(
-    documents: Sequence[Document], val_fraction: float, order: str
-) -> tuple[list[Document], list[Document]]:
+def split(documents: Sequence[Document], val_fraction: float, order: str) -> tuple[list[Document], list[Document]]:
     """(training, validation) documents, by hash (`order="hash"`) or as the source gave them.
 
     Hash order is a shuffle without a seed: neighbours in a source are often about one subject, and

@@ -90,9 +90,7 @@ class DocumentPackingLoader:
         self.micro_batch_tokens = micro_batch_tokens
         spans = world_size if spans_per_fit is None else spans_per_fit
         if micro_batch_tokens < 1 or max_document_tokens < 0 or bucket < 1:
-            raise ValueError(
-                "micro_batch_tokens and bucket must be positive, max_document_tokens not negative"
-            )
+            raise ValueError("micro_batch_tokens and bucket must be positive, max_document_tokens not negative")
         if spans < world_size or spans % world_size:
             raise ValueError(f"spans_per_fit={spans} must be a multiple of the {world_size} ranks")
         self.span = micro_batch_tokens + 1

@@ -58,8 +58,7 @@ def read_documents(directory: Path) -> list[Entry]:
                 entries.append(Entry(**json.loads(line)))
             except (ValueError, TypeError) as error:
                 raise UserError(
-                    f"{path}, line {number} is damaged ({error}); delete {directory} and prepare "
-                    "it again."
+                    f"{path}, line {number} is damaged ({error}); delete {directory} and prepare it again."
                 ) from error
     return entries
 
@@ -105,14 +104,11 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UserError(
-            f"{path} is not a manifest of format {FORMAT}; delete {directory} and prepare it again."
-        )
+        raise UserError(f"{path} is not a manifest of format {FORMAT}; delete {directory} and prepare it again.")
     content = {key: value for key, value in manifest.items() if key != "digest"}
     if canonical_digest(content) != manifest.get("digest"):
         raise UserError(
-            f"{path} does not match its own digest: it was edited or damaged; delete {directory} "
-            "and prepare it again."
+            f"{path} does not match its own digest: it was edited or damaged; delete {directory} and prepare it again."
         )
     return manifest
 
@@ -136,6 +132,5 @@ def check_sizes(directory: Path, manifest: dict[str, Any]) -> None:
         tokens = sum(shard_length(directory / name) for name in totals["files"])
         if tokens != totals["tokens"]:
             raise UserError(
-                f"the {split} shards of {directory} hold {tokens} tokens, the manifest says "
-                f"{totals['tokens']}."
+                f"the {split} shards of {directory} hold {tokens} tokens, the manifest says {totals['tokens']}."
             )

@@ -37,9 +37,7 @@ def preparation_lock(root: Path, name: str, console: Console) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         file = open(root / f".{name}.lock", "w")  # noqa: SIM115 (closed by the with below)
     except OSError as error:
-        raise UserError(
-            f"cannot write in {root} (paths.data): {error.strerror or error}."
-        ) from error
+        raise UserError(f"cannot write in {root} (paths.data): {error.strerror or error}.") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,8 +106,7 @@ def build(
         _sync_directory(directory.parent)
     except OSError as error:
         raise UserError(
-            f"cannot write {directory}: {error.strerror or error}. Free some space or set "
-            "paths.data."
+            f"cannot write {directory}: {error.strerror or error}. Free some space or set paths.data."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -139,9 +136,7 @@ class _Encoder:
                     tokens.add(stream)
                     if name == "val":
                         sidecar.add(charged)
-                    entries.append(
-                        Entry(name, document.name, document.sha256, document.num_bytes, len(ids))
-                    )
+                    entries.append(Entry(name, document.name, document.sha256, document.num_bytes, len(ids)))
                 task.update(len(entries))
         self.files[name] = tokens.close()
         self.files[f"{name}_bytes"] = sidecar.close()
@@ -150,14 +145,9 @@ class _Encoder:
     def _check(self, document: Document, stream: np.ndarray) -> np.ndarray:
         text = self.tokenizer.decode(stream[1:].tolist())
         charged = self.table.stream_bytes(stream)
-        check_document_bytes(
-            document.name, document.num_bytes, len(text.encode()), int(charged.sum())
-        )
+        check_document_bytes(document.name, document.num_bytes, len(text.encode()), int(charged.sum()))
         if text != document.text:
-            raise UserError(
-                f"document {document.name!r} does not survive encoding and decoding by the "
-                "tokenizer."
-            )
+            raise UserError(f"document {document.name!r} does not survive encoding and decoding by the tokenizer.")
         return charged
 
 

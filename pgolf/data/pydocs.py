@@ -38,9 +38,7 @@ class PythonDocs:
         min_characters: shorter documents are left out.
     """
 
-    def __init__(
-        self, *, packages: list[str], standard_library: bool = True, min_characters: int = 200
-    ):
+    def __init__(self, *, packages: list[str], standard_library: bool = True, min_characters: int = 200):
         if not packages and not standard_library:
             raise ValueError("packages is empty and standard_library is false: no document is left")
         self.packages = sorted(set(packages))
@@ -110,10 +108,7 @@ def _package_root(package: str) -> Path:
     """The folder of an installed package, found without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None or not spec.origin.endswith("__init__.py"):
-        raise UserError(
-            f"data.source.packages names {package!r}, which is not an installed package with "
-            "Python files."
-        )
+        raise UserError(f"data.source.packages names {package!r}, which is not an installed package with Python files.")
     return Path(spec.origin).parent
 
 

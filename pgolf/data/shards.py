@@ -40,29 +40,18 @@ def shard_length(path: Path) -> int:
     except OSError as error:
         raise UserError(f"cannot read the shard {path}: {error.strerror or error}.") from error
     if len(raw) < HEADER_BYTES:
-        raise UserError(
-            f"the shard {path} is truncated: it has {size} bytes, less than a header of "
-            f"{HEADER_BYTES}."
-        )
+        raise UserError(f"the shard {path} is truncated: it has {size} bytes, less than a header of {HEADER_BYTES}.")
     magic, version, length = (int(word) for word in np.frombuffer(raw, "<i4", 3))
     if not any(raw):
-        raise UserError(
-            f"the shard {path} is filled with zeros: its storage or its download did not finish."
-        )
+        raise UserError(f"the shard {path} is filled with zeros: its storage or its download did not finish.")
     if magic != MAGIC:
-        raise UserError(
-            f"{path} is not a token shard: it begins with {magic}, a shard begins with {MAGIC}."
-        )
+        raise UserError(f"{path} is not a token shard: it begins with {magic}, a shard begins with {MAGIC}.")
     if version != VERSION:
-        raise UserError(
-            f"the shard {path} has version {version}; only version {VERSION} can be read."
-        )
+        raise UserError(f"the shard {path} has version {version}; only version {VERSION} can be read.")
     expected = HEADER_BYTES + 2 * length
     if length < 0 or size != expected:
         what = "is truncated" if size < expected else "is too long"
-        raise UserError(
-            f"the shard {path} {what}: it has {size} bytes, its header promises {expected}."
-        )
+        raise UserError(f"the shard {path} {what}: it has {size} bytes, its header promises {expected}.")
     return length
 
 
@@ -77,9 +66,7 @@ def read_shard(path: Path) -> Tokens:
         return np.zeros(0, np.uint16)
     values = np.memmap(path, "<u2", "r", HEADER_BYTES, (length,))
     if length > 1 and not values[-1024:].any():
-        raise UserError(
-            f"the shard {path} ends in zeros: its storage or its download did not finish."
-        )
+        raise UserError(f"the shard {path} ends in zeros: its storage or its download did not finish.")
     return values
 
 

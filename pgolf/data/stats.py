@@ -58,9 +58,7 @@ def _figures(entries: list[Entry], totals: dict[str, Any]) -> dict[str, Any]:
             "median": float(np.median(sizes)),
             "largest": int(sizes.max()),
         },
-        "length_histogram": [
-            [int(2**low), int(count)] for low, count in zip(bins, documents, strict=True)
-        ],
+        "length_histogram": [[int(2**low), int(count)] for low, count in zip(bins, documents, strict=True)],
     }
 
 
@@ -68,7 +66,5 @@ def _most_frequent(counts: np.ndarray, dataset: Dataset) -> list[list[Any]]:
     order = np.argsort(-counts, kind="stable")[:MOST_FREQUENT]
     pieces = [dataset.tokenizer.piece(int(token)).replace(WORD_MARK, " ") for token in order]
     return [
-        [int(token), piece, int(counts[token])]
-        for token, piece in zip(order, pieces, strict=True)
-        if counts[token]
+        [int(token), piece, int(counts[token])] for token, piece in zip(order, pieces, strict=True) if counts[token]
     ]

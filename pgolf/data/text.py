@@ -24,9 +24,7 @@ class TextFiles:
 
     def __init__(self, *, paths: list[str], min_characters: int = 1):
         if not paths:
-            raise ValueError(
-                "paths is empty: name files or folders, as in data.source.paths=[notes.jsonl]"
-            )
+            raise ValueError("paths is empty: name files or folders, as in data.source.paths=[notes.jsonl]")
         self.paths = list(paths)
         self.min_characters = min_characters
 
@@ -64,15 +62,11 @@ class TextFiles:
             if path.is_dir():
                 inside = [p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file()]
                 if not inside:
-                    raise UserError(
-                        f"data.source.paths: the folder {name} holds no .txt or .jsonl file."
-                    )
+                    raise UserError(f"data.source.paths: the folder {name} holds no .txt or .jsonl file.")
                 labels = [(str(p.relative_to(path)), p) for p in inside]
                 found.extend(sorted(labels))
             elif not path.is_file():
-                raise UserError(
-                    f"data.source.paths: {name} does not exist (looked for {path.absolute()})."
-                )
+                raise UserError(f"data.source.paths: {name} does not exist (looked for {path.absolute()}).")
             elif path.suffix not in SUFFIXES:
                 raise UserError(f"data.source.paths: {name} is neither a .txt nor a .jsonl file.")
             else:
@@ -88,8 +82,7 @@ def _read_utf8(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(
-            f"{path}, line {line}: the byte at offset {error.start} is not UTF-8; convert the file "
-            "to UTF-8."
+            f"{path}, line {line}: the byte at offset {error.start} is not UTF-8; convert the file to UTF-8."
         ) from error
 
 
@@ -104,7 +97,6 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, str]]:
             raise UserError(f"{path}, line {number} is not JSON ({error}).") from error
         if not isinstance(value, dict) or not isinstance(value.get("text"), str):
             raise UserError(
-                f"{path}, line {number} is not a document: an object with a string under 'text' "
-                "is expected."
+                f"{path}, line {number} is not a document: an object with a string under 'text' is expected."
             )
         yield number, value["text"]

@@ -97,9 +97,7 @@ class SentencePieceTokenizer:
         character_coverage: float = 0.9995,
     ):
         if not SMALLEST_VOCABULARY <= vocab_size <= 65_535:
-            raise ValueError(
-                f"vocab_size={vocab_size} must lie between {SMALLEST_VOCABULARY} and 65535"
-            )
+            raise ValueError(f"vocab_size={vocab_size} must lie between {SMALLEST_VOCABULARY} and 65535")
         if not 0.9 <= character_coverage <= 1.0:
             raise ValueError(f"character_coverage={character_coverage} must lie between 0.9 and 1")
         if chunk_characters < 16 or sample_characters < chunk_characters:

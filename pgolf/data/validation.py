@@ -35,9 +35,7 @@ class ValidationSet:
         count.
         """
         if num_documents < 1 or max_tokens < 2:
-            raise ValueError(
-                "head needs at least 1 document of at least 2 tokens (BOS and one more)"
-            )
+            raise ValueError("head needs at least 1 document of at least 2 tokens (BOS and one more)")
         ends = np.append(self.document_starts[1:], len(self.tokens))[:num_documents]
         starts = self.document_starts[:num_documents]
         cuts = np.minimum(ends, starts + max_tokens)

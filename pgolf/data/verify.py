@@ -93,9 +93,7 @@ def _written(directory: Path, manifest: dict[str, Any]) -> str:
         nonzero = np.flatnonzero(read_shard(directory / name))
         edges = np.concatenate([[-1], nonzero])
         if len(edges) > 1 and int(np.diff(edges).max()) > ZERO_RUN:
-            raise UserError(
-                f"the shard {directory / name} holds a run of more than {ZERO_RUN} zeros."
-            )
+            raise UserError(f"the shard {directory / name} holds a run of more than {ZERO_RUN} zeros.")
     return f"no run of {ZERO_RUN} zeros in {len(names)} shards"
 
 
@@ -105,8 +103,7 @@ def _tokenizer(directory: Path, manifest: dict[str, Any]) -> str:
         raise UserError(f"{directory / TOKENIZER} is not the tokenizer of the manifest.")
     if tokenizer.vocab_size != manifest["vocab_size"]:
         raise UserError(
-            f"{directory / TOKENIZER} has {tokenizer.vocab_size} ids, the manifest says "
-            f"{manifest['vocab_size']}."
+            f"{directory / TOKENIZER} has {tokenizer.vocab_size} ids, the manifest says {manifest['vocab_size']}."
         )
     return f"{tokenizer.vocab_size} ids, SHA-256 {tokenizer.sha256[:16]}"
 
@@ -115,9 +112,7 @@ def _disjoint(entries: list[Entry], manifest: dict[str, Any]) -> str:
     refuse_overlap(entries)
     for entry in entries:
         if (entry.split == "val") != in_validation(entry.sha256, manifest["val_fraction"]):
-            raise UserError(
-                f"document {entry.name!r} is in the {entry.split} split against the split rule."
-            )
+            raise UserError(f"document {entry.name!r} is in the {entry.split} split against the split rule.")
     return "no text in both splits, every document on the side of its hash"
 
 
@@ -134,15 +129,12 @@ def _documents(
     bos_count = sum(int((read_shard(path) == bos_id).sum()) for path in files)
     if not len(entries) == bos_count == totals["documents"]:
         raise UserError(
-            f"{bos_count} BOS tokens, {len(entries)} listed documents and {totals['documents']} in "
-            "the manifest differ."
+            f"{bos_count} BOS tokens, {len(entries)} listed documents and {totals['documents']} in the manifest differ."
         )
     table = ByteTable.of(tokenizer)
     for entry, ids in zip(entries, iterate_documents(files, bos_id), strict=True):
         if len(ids) == 0 or len(ids) != entry.tokens:
-            raise UserError(
-                f"document {entry.name!r} has {len(ids)} tokens, the list says {entry.tokens}."
-            )
+            raise UserError(f"document {entry.name!r} has {len(ids)} tokens, the list says {entry.tokens}.")
         _check_document(entry, ids, table, tokenizer, bos_id)
     total = sum(entry.bytes for entry in entries)
     if total != totals["bytes"]:
@@ -150,13 +142,10 @@ def _documents(
     return f"{bos_count} documents, {total} bytes by every count"
 
 
-def _check_document(
-    entry: Entry, ids: Tokens, table: ByteTable, tokenizer: Tokenizer, bos_id: int
-) -> None:
+def _check_document(entry: Entry, ids: Tokens, table: ByteTable, tokenizer: Tokenizer, bos_id: int) -> None:
     if int(ids.max()) >= tokenizer.vocab_size:
         raise UserError(
-            f"document {entry.name!r} has the id {int(ids.max())}, the vocabulary ends at "
-            f"{tokenizer.vocab_size}."
+            f"document {entry.name!r} has the id {int(ids.max())}, the vocabulary ends at {tokenizer.vocab_size}."
         )
     text = tokenizer.decode(ids.tolist()).encode()
     charged = int(table.stream_bytes(np.concatenate([[bos_id], ids])).sum())
@@ -165,9 +154,7 @@ def _check_document(
         raise UserError(f"document {entry.name!r} does not have the SHA-256 of the list.")
 
 
-def _sidecar(
-    directory: Path, manifest: dict[str, Any], entries: list[Entry], tokenizer: Tokenizer
-) -> str:
+def _sidecar(directory: Path, manifest: dict[str, Any], entries: list[Entry], tokenizer: Tokenizer) -> str:
     tokens = _concatenate(directory, manifest["splits"]["val"]["files"])
     stored = _concatenate(directory, manifest["byte_files"])
     if len(tokens) != len(stored):
@@ -177,14 +164,11 @@ def _sidecar(
     if len(wrong):
         index = int(wrong[0])
         raise UserError(
-            f"validation token {index} stands for {expected[index]} bytes, the sidecar says "
-            f"{stored[index]}."
+            f"validation token {index} stands for {expected[index]} bytes, the sidecar says {stored[index]}."
         )
     recorded = sum(entry.bytes for entry in entries if entry.split == "val")
     if int(stored.astype(np.int64).sum()) != recorded:
-        raise UserError(
-            f"the sidecar sums to {int(stored.sum())} bytes, the originals have {recorded}."
-        )
+        raise UserError(f"the sidecar sums to {int(stored.sum())} bytes, the originals have {recorded}.")
     return f"{len(stored)} counts sum to the {recorded} bytes of the originals"
 
 

@@ -69,6 +69,11 @@ class Muon(torch.optim.Optimizer):
             "steps": newton_schulz_steps,
             "coefficients": coefficients,
         }
+        if newton_schulz_steps < 1 or (coefficients == "polar_express" and newton_schulz_steps > len(POLAR_EXPRESS)):
+            raise ValueError(
+                f"newton_schulz_steps={newton_schulz_steps} must be 1 or more, "
+                f"and at most {len(POLAR_EXPRESS)} with coefficients=polar_express"
+            )
         super().__init__(params, defaults)
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -21,9 +21,7 @@ ENTRIES = ("pgolf.model", "pgolf.quant.container", "pgolf.score", "pgolf.ttt")
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 
 
-def write_code_archive(
-    path: Path, *, entries: Sequence[str] = ENTRIES, root: Path | None = None
-) -> int:
+def write_code_archive(path: Path, *, entries: Sequence[str] = ENTRIES, root: Path | None = None) -> int:
     """Write the archive atomically; return its size. The same sources give the same bytes.
 
     Args:
@@ -95,9 +93,7 @@ def _expand(root: Path, entry: str) -> list[str]:
     """A module itself; a package with all the modules below it."""
     source = _source_of(root, entry)
     if source is None:
-        raise UserError(
-            f"{entry} has no source file below {root}: pgolf must run from plain files."
-        )
+        raise UserError(f"{entry} has no source file below {root}: pgolf must run from plain files.")
     if source.name != "__init__.py":
         return [entry]
     files = (path.relative_to(root).with_suffix("") for path in source.parent.rglob("*.py"))

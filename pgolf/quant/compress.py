@@ -100,9 +100,7 @@ class Compressor:
         self.rules = dict(rules or {})
         for key, rule in self.rules.items():
             if rule.role not in self.schemes:
-                raise ValueError(
-                    f"rules.{key}: role {rule.role!r} is none of {', '.join(self.schemes)}."
-                )
+                raise ValueError(f"rules.{key}: role {rule.role!r} is none of {', '.join(self.schemes)}.")
         self.coder = coder
         self.calibration_batches = calibration_batches
         self.limit_bytes = limit_bytes
@@ -143,9 +141,7 @@ class Compressor:
                 and role in ("matrix", "embedding", "head")
                 and math.prod(shape) < self.min_quantised_elements
             )
-            choices.append(
-                _Choice(name, role, Half() if small or not scheme.accepts(shape) else scheme)
-            )
+            choices.append(_Choice(name, role, Half() if small or not scheme.accepts(shape) else scheme))
         for key, rule in self.rules.items():
             if not any(rule.matches(name, roles.get(name, "")) for name in shapes):
                 raise UserError(
@@ -154,9 +150,7 @@ class Compressor:
                 )
         return choices
 
-    def hessian_names(
-        self, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str]
-    ) -> list[str]:
+    def hessian_names(self, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str]) -> list[str]:
         """Names of the tensors whose scheme needs a Hessian; empty: no calibration is needed."""
         choices = self._choose(shapes, roles, set(shapes) - set(roles))
         return [c.name for c in choices if c.scheme is not None and c.scheme.needs_hessian]
@@ -171,9 +165,7 @@ class Compressor:
                 "collected: add its module to calibration_sites() of the model, or use quant=int8."
             )
         try:
-            return choice.scheme.quantise(
-                tensor.detach().cpu(), None if hessian is None else hessian.cpu()
-            )
+            return choice.scheme.quantise(tensor.detach().cpu(), None if hessian is None else hessian.cpu())
         except ValueError as error:
             raise UserError(f"cannot quantise tensor {choice.name}: {error}") from error
 
@@ -209,9 +201,7 @@ class Compressor:
                 rows.append(_tensor_row(stored[-1], tensor))
                 task.update(done)
         console.say(f"packing {len(stored)} tensors with {self.coder}")
-        written = container.write(
-            path, stored, metadata, coder=self.coder, byte_shuffle=self.byte_shuffle
-        )
+        written = container.write(path, stored, metadata, coder=self.coder, byte_shuffle=self.byte_shuffle)
         return {
             "weight_bytes": written["total_bytes"],
             "header_bytes": written["header_bytes"],
@@ -223,9 +213,7 @@ class Compressor:
             "tensors": rows,
         }
 
-    def estimate(
-        self, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str]
-    ) -> list[dict[str, Any]]:
+    def estimate(self, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str]) -> list[dict[str, Any]]:
         """Expected bytes of every tensor and of the header: an estimate, no weights are looked at.
 
         Symbols are taken as clipped Gaussian noise, coded at the coder's measured overhead; row
@@ -289,9 +277,7 @@ def _tensor_row(stored: StoredTensor, tensor: Tensor) -> dict[str, Any]:
     }
 
 
-def _class_rows(
-    tensors: list[dict[str, Any]], streams: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _class_rows(tensors: list[dict[str, Any]], streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Bytes of every role: streams never mix roles, so the sums are exact."""
     rows = []
     for role in dict.fromkeys(row["role"] for row in tensors):

@@ -84,9 +84,7 @@ def write(
     raw_streams = [b"".join(_part_bytes(array) for array in arrays) for arrays in parts]
     dtypes = [arrays[0].dtype for arrays in parts]
     strides = [dtype.itemsize if byte_shuffle else 1 for dtype in dtypes]
-    shuffled = [
-        shuffle_bytes(raw, stride) for raw, stride in zip(raw_streams, strides, strict=True)
-    ]
+    shuffled = [shuffle_bytes(raw, stride) for raw, stride in zip(raw_streams, strides, strict=True)]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         coded_streams = list(pool.map(CODERS[coder].encode, shuffled))
     streams = [
@@ -99,9 +97,7 @@ def write(
             "crc32": zlib.crc32(coded),
             "sha256": sha256_bytes(raw)[:32],
         }
-        for name, dtype, stride, raw, coded in zip(
-            names, dtypes, strides, raw_streams, coded_streams, strict=True
-        )
+        for name, dtype, stride, raw, coded in zip(names, dtypes, strides, raw_streams, coded_streams, strict=True)
     ]
     header = _header_bytes(tensors, metadata, coder, streams, names)
     with atomic_open(path) as file:
@@ -182,9 +178,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         with open(path, "rb") as file:
             prelude = file.read(PRELUDE.size)
             if len(prelude) < PRELUDE.size or not prelude.startswith(MAGIC):
-                raise UserError(
-                    f"{path} is not a pgolf artifact (it does not start with the magic)."
-                )
+                raise UserError(f"{path} is not a pgolf artifact (it does not start with the magic).")
             _, version, length, checksum = PRELUDE.unpack(prelude)
             if length > os.fstat(file.fileno()).st_size:
                 raise _damaged(path, "the header is cut off")
@@ -196,8 +190,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         raise _damaged(path, "the checksum of the header is wrong")
     if version != VERSION:
         raise UserError(
-            f"{path} has format version {version}, this pgolf reads version {VERSION}; "
-            "use the pgolf that wrote it."
+            f"{path} has format version {version}, this pgolf reads version {VERSION}; use the pgolf that wrote it."
         )
     try:
         return json.loads(zlib.decompress(packed)), PRELUDE.size + length
@@ -206,9 +199,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _damaged(path: Path, what: str) -> UserError:
-    return UserError(
-        f"{path} is damaged: {what}. Copy it again or write it again from the checkpoint."
-    )
+    return UserError(f"{path} is damaged: {what}. Copy it again or write it again from the checkpoint.")
 
 
 def _read_streams(path: Path, header: dict[str, Any], offset: int) -> list[np.ndarray]:

@@ -46,9 +46,7 @@ def decode(encoded: Encoded) -> Tensor:
     Raises ValueError when the decoder is unknown, a part is missing or a shape does not fit.
     """
     if encoded.decoder not in DECODERS:
-        raise ValueError(
-            f"unknown decoder {encoded.decoder!r}; this version knows {', '.join(DECODERS)}."
-        )
+        raise ValueError(f"unknown decoder {encoded.decoder!r}; this version knows {', '.join(DECODERS)}.")
     try:
         tensor = DECODERS[encoded.decoder](encoded.parts)
     except (KeyError, RuntimeError) as error:

@@ -105,9 +105,7 @@ def _prepare(hessian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return order, dead, upper
 
 
-def _quantise_block(
-    columns: Tensor, upper: Tensor, steps: Tensor, levels: int, symbols: Tensor
-) -> Tensor:
+def _quantise_block(columns: Tensor, upper: Tensor, steps: Tensor, levels: int, symbols: Tensor) -> Tensor:
     """Round the columns of one block in order, correcting those to come; returns errors [block,
     rows].
 

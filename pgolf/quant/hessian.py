@@ -51,9 +51,7 @@ class HessianCollector:
     def _hook(self, key: int) -> Callable[[nn.Module, tuple[object, ...]], None]:
         def listen(module: nn.Module, inputs: tuple[object, ...]) -> None:
             if not inputs or not isinstance(inputs[0], Tensor):
-                raise TypeError(
-                    f"calibration site {self._names(key)[0]} was called without a tensor."
-                )
+                raise TypeError(f"calibration site {self._names(key)[0]} was called without a tensor.")
             self._add(key, inputs[0])
 
         return listen
@@ -87,18 +85,14 @@ class HessianCollector:
     def _names(self, key: int) -> list[str]:
         return [name for name, module in self._sites.items() if id(module) == key]
 
-    def result(
-        self, num_batches: int, reduce: Callable[[Tensor], object] | None = None
-    ) -> dict[str, Tensor]:
+    def result(self, num_batches: int, reduce: Callable[[Tensor], object] | None = None) -> dict[str, Tensor]:
         """H of every site, float32 [in_features, in_features]; equal sites share one tensor.
 
         `reduce`, where given, replaces a tensor by its mean over the ranks, in place.
         Raises UserError naming a site that no batch reached.
         """
         if num_batches < 1:
-            raise UserError(
-                "calibration saw no batch: quant.calibration_batches must be 1 or more."
-            )
+            raise UserError("calibration saw no batch: quant.calibration_batches must be 1 or more.")
         shared: dict[tuple[int, ...], Tensor] = {}
         hessians: dict[str, Tensor] = {}
         for name, module in self._sites.items():

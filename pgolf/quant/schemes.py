@@ -103,9 +103,7 @@ class Gptq:
     def quantise(self, weight: Tensor, hessian: Tensor | None) -> Encoded:
         """Encode `weight` [rows, cols] with `hessian` [cols, cols]."""
         if hessian is None:
-            raise ValueError(
-                f"{self.label} needs the Hessian of the inputs, and none was collected."
-            )
+            raise ValueError(f"{self.label} needs the Hessian of the inputs, and none was collected.")
         symbols, scales = gptq_quantise(
             weight,
             hessian,
@@ -186,9 +184,7 @@ class Half:
         _check_finite(weight)
         values = weight.detach().half()
         if not torch.isfinite(values).all():
-            raise ValueError(
-                "a value exceeds the range of float16; use pgolf.quant.schemes.Float32."
-            )
+            raise ValueError("a value exceeds the range of float16; use pgolf.quant.schemes.Float32.")
         return Encoded("plain", self.label, tuple(weight.shape), {"values": values.cpu().numpy()})
 
     def dequantise(self, encoded: Encoded) -> Tensor:

@@ -30,9 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     base, candidates = choose_groups(left, right)
     check_data(base, base, arguments.allow_different_data)
     comparisons = [
-        compare_groups(
-            base, one, arguments.margin, arguments.allow_different_data, arguments.replicates
-        )
+        compare_groups(base, one, arguments.margin, arguments.allow_different_data, arguments.replicates)
         for one in candidates
     ]
     print(render(base, comparisons, arguments.margin))
@@ -44,9 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         content = as_json(base, comparisons)
         content["margin_nats"] = arguments.margin
-        content["not_counted"] = [
-            {"directory": str(one.directory), "reason": one.reason} for one in problems.values()
-        ]
+        content["not_counted"] = [{"directory": str(one.directory), "reason": one.reason} for one in problems.values()]
         write_json(arguments.json, content)
     return 0
 
@@ -106,9 +102,7 @@ def choose_groups(left: Found, right: Found) -> tuple[Group, list[Group]]:
     others = [run for run in right.runs if run.directory not in taken]
     if not others:
         reasons = "; ".join(f"{one.directory}: {one.reason}" for one in right.problems)
-        raise UserError(
-            f"CANDIDATE has no finished run besides those of BASE{': ' if reasons else ''}{reasons}"
-        )
+        raise UserError(f"CANDIDATE has no finished run besides those of BASE{': ' if reasons else ''}{reasons}")
     base_digest = base_runs[0].group
     candidate_groups = Found(others, []).groups()
     # A repetition of the base recipe elsewhere is a candidate with the same digest.
@@ -121,8 +115,7 @@ def _base_problem(found: Found) -> str:
         reasons = "; ".join(f"{one.directory}: {one.reason}" for one in found.problems)
         return f"BASE has no finished run ({reasons})."
     listing = "; ".join(
-        f"{group.label}: {', '.join(str(run.directory) for run in group.runs)}"
-        for group in make_groups(found.groups())
+        f"{group.label}: {', '.join(str(run.directory) for run in group.runs)}" for group in make_groups(found.groups())
     )
     return f"BASE must hold one recipe (runs that differ by seed alone), but has: {listing}"
 
@@ -226,14 +219,8 @@ def _p(value: float | None) -> str:
 def _legend(margin: float, candidates: int) -> str:
     lines = [
         "gain = base - candidate: positive means that the candidate is better.",
-        (
-            "p (Welch, one-sided): the chance of a gain this large if the true gain were 0 (or the "
-            "margin)."
-        ),
-        (
-            f"readme: p (gain >= {margin} nats) < {README_ALPHA}.  "
-            f"as_applied: p (gain > 0) < {AS_APPLIED_ALPHA}."
-        ),
+        ("p (Welch, one-sided): the chance of a gain this large if the true gain were 0 (or the margin)."),
+        (f"readme: p (gain >= {margin} nats) < {README_ALPHA}.  as_applied: p (gain > 0) < {AS_APPLIED_ALPHA}."),
         "The document interval speaks about other documents, the seed interval about other seeds.",
         (
             "detectable gain: the true gain above the bar (0, or the margin) that these seeds "
@@ -263,9 +250,7 @@ def _notes(base: Group, one: Comparison) -> str:
     if one.documents_reason:
         lines.append(f"  documents: {one.documents_reason}")
     elif one.documents:
-        lines.append(
-            f"  documents: {one.documents.documents} documents, {one.documents.replicates} samples"
-        )
+        lines.append(f"  documents: {one.documents.documents} documents, {one.documents.replicates} samples")
     lines.append(f"  to reach readme at the observed gain: {one.more_seeds['readme']}")
     lines.append(f"  to reach as_applied at the observed gain: {one.more_seeds['as_applied']}")
     if one.config:

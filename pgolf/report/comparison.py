@@ -27,10 +27,7 @@ class Group:
     def bpb(self) -> dict[int, float]:
         """Bits per byte by seed."""
         seeds = sorted({run.seed for run in self.runs})
-        return {
-            seed: float(np.mean([run.val_bpb for run in self.runs if run.seed == seed]))
-            for seed in seeds
-        }
+        return {seed: float(np.mean([run.val_bpb for run in self.runs if run.seed == seed])) for seed in seeds}
 
     @property
     def bytes_per_token(self) -> float:
@@ -82,9 +79,7 @@ def compare_groups(
     replicates: int = 5000,
 ) -> Comparison:
     """Every statistic of candidate against base; UserError when they scored different data."""
-    warnings = check_data(base, candidate, allow_different_data) + check_environment(
-        base, candidate
-    )
+    warnings = check_data(base, candidate, allow_different_data) + check_environment(base, candidate)
     ratio = base.bytes_per_token
     if not math.isclose(ratio, candidate.bytes_per_token, rel_tol=1e-9):
         warnings.append(
@@ -142,10 +137,7 @@ def check_data(base: Group, candidate: Group, allow: bool) -> list[str]:
             "cannot be compared; prepare both with one manifest, or pass --allow-different-data."
         )
     return [
-        (
-            f"DIFFERENT DATA: {where} have the data digests {shown}; the difference below mixes "
-            "the data with the recipe."
-        )
+        (f"DIFFERENT DATA: {where} have the data digests {shown}; the difference below mixes the data with the recipe.")
     ]
 
 
@@ -189,9 +181,7 @@ def check_denominator(run: Run) -> str | None:
     )
 
 
-def _documents(
-    base: Group, candidate: Group, replicates: int
-) -> tuple[statistics.Bootstrap | None, str | None]:
+def _documents(base: Group, candidate: Group, replicates: int) -> tuple[statistics.Bootstrap | None, str | None]:
     """Document bootstrap of seed-averaged nats, or the reason why there is none."""
     try:
         sides = [[run.documents() for run in group.runs] for group in (base, candidate)]
@@ -231,9 +221,7 @@ def _detectable(base: list[float], candidate: list[float]) -> float | None:
     return statistics.minimum_detectable_effect(left, len(base), right, len(candidate))
 
 
-def _more_seeds(
-    base: list[float], candidate: list[float], gain: float, margin: float
-) -> dict[str, str]:
+def _more_seeds(base: list[float], candidate: list[float], gain: float, margin: float) -> dict[str, str]:
     """For both policies: how many more seeds the observed gain would need at 80 % power."""
     left, right = _spread(base), _spread(candidate)
     have = min(len(base), len(candidate))

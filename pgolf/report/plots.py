@@ -35,9 +35,7 @@ def new_figure(width: float, height: float, panels: int = 1) -> tuple[Any, list[
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError(
-            "plots need matplotlib, which is not installed: pip install 'pgolf[report]'"
-        ) from error
+        raise UserError("plots need matplotlib, which is not installed: pip install 'pgolf[report]'") from error
     drawing = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(drawing)
     axes = list(np.ravel(drawing.subplots(1, panels)))
@@ -126,9 +124,7 @@ def schedule(run: Run, path: Path) -> Path | None:
             places = np.linspace(0.0, 1.0, 201)
             expected = planned_scale(run.config, places)
             if expected is not None:
-                axes.plot(
-                    places * budget, expected, "--", color=GREY, lw=2.6, label="rate, planned"
-                )
+                axes.plot(places * budget, expected, "--", color=GREY, lw=2.6, label="rate, planned")
             switch = run.config["train"].get("loop_at")
             if _number(switch):
                 at = switch * budget
@@ -141,9 +137,7 @@ def schedule(run: Run, path: Path) -> Path | None:
                 axes.axvline(event[over], color=COLOURS[1 + order % 3], lw=1.5, label=text)
         axes.set_ylabel("learning rate / its peak")
         axes.set_ylim(0, 1.06)
-        axes.legend(
-            frameon=False, fontsize=8.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.17)
-        )
+        axes.legend(frameon=False, fontsize=8.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     left.set_xlabel("step")
     right.set_xlabel("training seconds")
     _title(left, "Schedule over steps")
@@ -155,9 +149,7 @@ def plan_switches(events: list[dict[str, Any]]) -> list[tuple[dict[str, Any], st
     """Step events at which the layer plan changed, with a name such as `plain -> looped`."""
     steps = [event for event in events if event.get("event") == "step" and event.get("plan")]
     return [
-        (now, f"{was['plan']} -> {now['plan']}")
-        for was, now in itertools.pairwise(steps)
-        if was["plan"] != now["plan"]
+        (now, f"{was['plan']} -> {now['plan']}") for was, now in itertools.pairwise(steps) if was["plan"] != now["plan"]
     ]
 
 
@@ -188,14 +180,10 @@ def planned_scale(config: dict[str, Any], fraction: np.ndarray) -> np.ndarray | 
 def stage_bpb(run: Run, path: Path) -> Path | None:
     """Bits per byte of every stage beside general compressors, and the stages enlarged."""
     stages = [
-        (name, value)
-        for key, name in STAGES
-        if (value := figure(run.summary, f"stages.{key}.val_bpb")) is not None
+        (name, value) for key, name in STAGES if (value := figure(run.summary, f"stages.{key}.val_bpb")) is not None
     ]
     baselines = [
-        (name, value)
-        for key, name in BASELINES
-        if (value := figure(run.summary, f"baselines.{key}")) is not None
+        (name, value) for key, name in BASELINES if (value := figure(run.summary, f"baselines.{key}")) is not None
     ]
     if not stages:
         return None

@@ -62,9 +62,7 @@ class Record:
     @property
     def artifact_bytes(self) -> int | None:
         """The largest artifact of any logged seed, code included; None when none was logged."""
-        return max(
-            (run["artifact_bytes"] for run in self.runs if "artifact_bytes" in run), default=None
-        )
+        return max((run["artifact_bytes"] for run in self.runs if "artifact_bytes" in run), default=None)
 
     @property
     def preset(self) -> str:
@@ -237,7 +235,5 @@ def _seeds_table(record: Record) -> str:
         figures = dict(run)
         if "artifact_bytes" in run:
             figures["left"] = LIMIT_BYTES - run["artifact_bytes"]
-        rows.append(
-            [form.format(figures[key]) if key in figures else "-" for _, key, form in shown]
-        )
+        rows.append([form.format(figures[key]) if key in figures else "-" for _, key, form in shown])
     return text_table([title for title, _, _ in shown], rows)

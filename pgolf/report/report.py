@@ -34,12 +34,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="pgolf report",
         description="Draw the plots of runs and write report.html (opens offline) and report.md.",
     )
-    parser.add_argument(
-        "directory", type=Path, nargs="+", metavar="DIR", help="run directory or folder of runs"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to write (default: report/ in the first DIR)"
-    )
+    parser.add_argument("directory", type=Path, nargs="+", metavar="DIR", help="run directory or folder of runs")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: report/ in the first DIR)")
     parser.add_argument(
         "--every-run",
         action="store_true",

@@ -121,10 +121,7 @@ class Found:
         grouped: dict[str, list[Run]] = {}
         for run in self.runs:
             grouped.setdefault(run.group, []).append(run)
-        return {
-            group: sorted(runs, key=lambda run: (run.seed, str(run.directory)))
-            for group, runs in grouped.items()
-        }
+        return {group: sorted(runs, key=lambda run: (run.seed, str(run.directory))) for group, runs in grouped.items()}
 
 
 def find_runs(paths: Iterable[Path]) -> Found:

@@ -68,9 +68,7 @@ def runs_table(groups: list[Group]) -> Table:
     rows = []
     for group in groups:
         for run in group.runs:
-            stages = [
-                _shown(figure(run.summary, f"stages.{key}.val_bpb"), 5) for key, _ in STAGE_NAMES
-            ]
+            stages = [_shown(figure(run.summary, f"stages.{key}.val_bpb"), 5) for key, _ in STAGE_NAMES]
             total = _shown(figure(run.summary, "artifact.total_bytes"), 0)
             verdict = str(run.summary.get("audit", {}).get("verdict", "not audited"))
             folder = run.directory.name
@@ -122,10 +120,7 @@ def samples_table(run: Run) -> Table | None:
 def identity_table(run: Run) -> Table:
     """What ran: hashes, machine, versions."""
     keys = ("digest", "config_hash", "code_hash", "data_digest", "world_size", "device")
-    rows = [
-        [key, str(run.identity.get(key, "not recorded"))]
-        for key in (*keys, "torch", "python", "platform")
-    ]
+    rows = [[key, str(run.identity.get(key, "not recorded"))] for key in (*keys, "torch", "python", "platform")]
     return Table("Identity", ["key", "value"], [*rows, ["directory", str(run.directory)]], left=2)
 
 

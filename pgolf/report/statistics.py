@@ -21,9 +21,7 @@ def _scipy_stats() -> types.ModuleType:
     try:
         stats = importlib.import_module("scipy.stats")
     except ImportError as error:
-        raise UserError(
-            "statistics need scipy, which is not installed: pip install 'pgolf[report]'"
-        ) from error
+        raise UserError("statistics need scipy, which is not installed: pip install 'pgolf[report]'") from error
     return stats
 
 
@@ -155,9 +153,7 @@ def _t_test(
     return TestResult(method, gain, margin, n, t, degrees, p, gain - half, gain + half)
 
 
-def _welch_error(
-    std_base: float, n_base: int, std_candidate: float, n_candidate: int
-) -> tuple[float, float]:
+def _welch_error(std_base: float, n_base: int, std_candidate: float, n_candidate: int) -> tuple[float, float]:
     """Standard error of the difference and the Welch-Satterthwaite degrees of freedom."""
     a, b = std_base**2 / n_base, std_candidate**2 / n_candidate
     total = a + b

@@ -74,6 +74,12 @@ class Trainer:
             raise ValueError(
                 f"train.sequence_tokens={sequence_tokens} must be 2 to micro_batch_tokens={micro_batch_tokens}"
             )
+        if not 0.0 <= loop_at <= 1.0:
+            raise ValueError(
+                f"train.loop_at={loop_at} must lie between 0 and 1: the part of the budget before recurrence"
+            )
+        if clip_norm <= 0.0:
+            raise ValueError(f"train.clip_norm={clip_norm} must be positive")
         self.max_steps, self.max_seconds = max_steps, max_seconds
         self.batch_tokens, self.micro_batch_tokens = batch_tokens, micro_batch_tokens
         self.sequence_tokens, self.loop_at, self.clip_norm = sequence_tokens, loop_at, clip_norm
@@ -146,9 +152,9 @@ class Trainer:
                     }
                 )
                 task.update(progress.step, loss=loss, tokens_per_second=progress.tokens / max(seconds, 1e-9))
-                if not math.isfinite(loss):
+                if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                     raise UserError(
-                        f"the training loss became {loss} at step {progress.step}: "
+                        f"the training loss became {loss} and the gradient norm {grad_norm} at step {progress.step}: "
                         "lower optim.matrix.lr or train.clip_norm. "
                         f"The last good state is {state_path if state_path.exists() else 'not there yet'}."
                     )
@@ -202,8 +208,10 @@ class Trainer:
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         group.mean_([total, *gradients])
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
-        optimizers.step()
-        return float(total), float(norm)
+        mean_loss, grad_norm = float(total), float(norm)
+        if math.isfinite(mean_loss) and math.isfinite(grad_norm):
+            optimizers.step()  # weights are never updated by what is not a number
+        return mean_loss, grad_norm
 
 
 def batch_loss(model: GPT, batch: Batch, attention: Attention, device: torch.device) -> Tensor:

@@ -36,9 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def test_a_pipe_gets_a_few_plain_lines_and_the_log_gets_them_too(
-    tmp_path: Path, clock: Clock
-) -> None:
+def test_a_pipe_gets_a_few_plain_lines_and_the_log_gets_them_too(tmp_path: Path, clock: Clock) -> None:
     stream, log = io.StringIO(), tmp_path / "train.log"
     screen = Screen(log, stream)
     screen.say("hello [bold]brackets[/bold] :smile:")
@@ -157,9 +155,7 @@ def test_the_table_has_every_figure_and_is_ascii_in_a_pipe(tmp_path: Path) -> No
         "/somewhere/run",
     ):
         assert figure in text, figure
-    strict, practised = (
-        line for line in text.splitlines() if "| train strict" in line or "| train as" in line
-    )
+    strict, practised = (line for line in text.splitlines() if "| train strict" in line or "| train as" in line)
     assert "OVER" in strict and "600.5" in strict and "within" in practised
     assert text.isascii() and "\x1b" not in text
     assert table.line(summary()).startswith("val_bpb 1.25000, 15,200,000 bytes (fits)")

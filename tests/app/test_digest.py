@@ -10,17 +10,9 @@ from hypothesis import strategies as st
 from pgolf.app.compose import composer
 from pgolf.app.digest import BOOKKEEPING, config_hash, digest, group_digest, run_name
 
-LEAF = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text()
-)
+LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 NAMES = st.text("abcdefgh", min_size=1, max_size=3)
-NODE = st.recursive(
-    LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3)
-)
+NODE = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3))
 CONFIG = st.dictionaries(NAMES, NODE, max_size=4)
 ABSENT = {"_target_": "pgolf.absent.absent"}
 
@@ -43,9 +35,7 @@ def test_bookkeeping_changes_no_digest(config: dict[str, Any], value: object) ->
 
 
 @given(CONFIG, st.integers(), st.integers())
-def test_only_the_group_digest_ignores_the_seed(
-    config: dict[str, Any], first: int, second: int
-) -> None:
+def test_only_the_group_digest_ignores_the_seed(config: dict[str, Any], first: int, second: int) -> None:
     one, two = ({**config, "seed": seed, "deep": {"seed": seed}} for seed in (first, second))
     assert group_digest(one) == group_digest(two)
     assert (digest(one) == digest(two)) == (first == second)
@@ -65,9 +55,7 @@ def test_through_composition(conf: Path) -> None:
             return made.jobs(list(overrides), False)[0].config
 
     plain = config()
-    same = config(
-        "track=wandb_offline", "launch.nproc=4", "paths.runs=elsewhere", "force=true", "name=x"
-    )
+    same = config("track=wandb_offline", "launch.nproc=4", "paths.runs=elsewhere", "force=true", "name=x")
     assert digest(plain) == digest(same) and config_hash(plain) != config_hash(same)
     assert digest(plain) != digest(config("model.dim=65"))
     assert group_digest(plain) == group_digest(config("seed=7"))

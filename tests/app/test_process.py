@@ -79,17 +79,11 @@ def test_help_and_hydras_own_flags(pgolf_process: Run, work: Path) -> None:
     word = pgolf_process("doctr")
     assert word.returncode == 2 and "did you mean 'doctor'?" in word.stderr
     broken = pgolf_process("--cfg", "job", "model.dmi=7")
-    assert (
-        broken.returncode == 2
-        and "did you mean" in broken.stderr
-        and "Traceback" not in broken.stderr
-    )
+    assert broken.returncode == 2 and "did you mean" in broken.stderr and "Traceback" not in broken.stderr
     assert list(work.iterdir()) == []
 
 
-def test_a_sweep_goes_on_after_a_failure_and_skips_what_is_done(
-    pgolf_process: Run, work: Path
-) -> None:
+def test_a_sweep_goes_on_after_a_failure_and_skips_what_is_done(pgolf_process: Run, work: Path) -> None:
     sweep = ("--multirun", "seed=1,2,3", "train.behaviour=fail-2")
     result = pgolf_process(*sweep)
     assert result.returncode == 1
@@ -167,9 +161,7 @@ def test_torchrun_directly_makes_one_directory(work: Path) -> None:
     assert result.returncode == 0, result.stderr
     (summary,) = work.glob("runs/*/summary.json")
     assert read_json(summary)["world"] == 2
-    assert (
-        result.stdout.count("run directory ") == 2
-    )  # the first line and the last, of rank 0 alone
+    assert result.stdout.count("run directory ") == 2  # the first line and the last, of rank 0 alone
     again = torchrun(work, "seed=5")
     assert again.returncode == 0 and again.stdout.count("is finished") == 1
     failed = torchrun(work, "seed=6", "train.behaviour=fail", "train.victim=1")

@@ -9,9 +9,7 @@ from pgolf.app.compose import composer
 from pgolf.errors import ConfigError
 
 
-def problems(
-    conf: Path, *overrides: str, multirun: bool = False, extra: Path | None = None
-) -> list[str]:
+def problems(conf: Path, *overrides: str, multirun: bool = False, extra: Path | None = None) -> list[str]:
     """The problems of a command line; an empty list when it is right."""
     with composer(str(extra) if extra else None, conf) as made:
         jobs = made.jobs(list(overrides), multirun)
@@ -43,9 +41,7 @@ def test_a_typo_in_a_group_file_names_file_line_and_nearest(conf: Path) -> None:
 
 
 def test_a_typo_in_an_experiment_file(conf: Path) -> None:
-    (conf / "experiment" / "mine.yaml").write_text(
-        "# @package _global_\nmodel:\n  qk_gian: 5.25\noptimm:\n  lr: 1\n"
-    )
+    (conf / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel:\n  qk_gian: 5.25\noptimm:\n  lr: 1\n")
     root, key = problems(conf, "experiment=mine")
     assert "experiment/mine.yaml:5)" in root and "no 'optimm'; did you mean 'optim'?" in root
     assert "experiment/mine.yaml:3)" in key and "'qk_gain'" in key
@@ -53,9 +49,7 @@ def test_a_typo_in_an_experiment_file(conf: Path) -> None:
 
 def test_a_typo_in_the_users_own_config_directory(conf: Path, tmp_path: Path) -> None:
     (tmp_path / "own" / "experiment").mkdir(parents=True)
-    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(
-        "# @package _global_\nmodel:\n  dmi: 8\n"
-    )
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel:\n  dmi: 8\n")
     found = only(problems(conf, "experiment=mine", extra=tmp_path / "own"))
     assert "experiment/mine.yaml:3)" in found and "'dim'" in found
 
@@ -147,9 +141,7 @@ def test_a_question_mark_value_and_a_broken_interpolation(conf: Path) -> None:
         (("launch.nproc=0",), "launch:", ("nproc=0 must be 1 or more",)),
     ],
 )
-def test_an_impossible_combination(
-    conf: Path, overrides: tuple[str, ...], key: str, words: tuple[str, ...]
-) -> None:
+def test_an_impossible_combination(conf: Path, overrides: tuple[str, ...], key: str, words: tuple[str, ...]) -> None:
     found = only(problems(conf, *overrides))
     assert found.startswith(key)
     assert all(word in found for word in words)
@@ -194,9 +186,7 @@ def test_problems_of_a_sweep_are_told_once_and_only_where_they_are(conf: Path) -
     ],
 )
 def test_a_wrong_target(conf: Path, target: str, words: str) -> None:
-    found = problems(
-        conf, f"data._target_={target}", "model.attention._target_=pgolf.fakes.Attention"
-    )
+    found = problems(conf, f"data._target_={target}", "model.attention._target_=pgolf.fakes.Attention")
     if target == "pgolf.fakes.Scheme":
         assert any("pgolf.fakes.Scheme" in one for one in found)
         return
@@ -205,9 +195,7 @@ def test_a_wrong_target(conf: Path, target: str, words: str) -> None:
 
 def test_a_part_in_the_wrong_slot(conf: Path) -> None:
     path = conf / "quant" / "tiny.yaml"
-    path.write_text(
-        "_target_: pgolf.fakes.Quant\ncoder:\n  _target_: pgolf.fakes.Gate\nschemes: {}\n"
-    )
+    path.write_text("_target_: pgolf.fakes.Quant\ncoder:\n  _target_: pgolf.fakes.Gate\nschemes: {}\n")
     found = problems(conf)
     assert any("quant.coder._target_" in one and "one of brotli, zstd" in one for one in found)
 
@@ -236,9 +224,7 @@ def test_a_file_that_is_not_yaml(conf: Path) -> None:
 
 
 def test_an_option_that_only_a_file_asks_for(conf: Path) -> None:
-    (conf / "experiment" / "mine.yaml").write_text(
-        "# @package _global_\ndefaults:\n  - override /ttt: phasd\n"
-    )
+    (conf / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - override /ttt: phasd\n")
     found = only(problems(conf, "experiment=mine"))
     assert "did you mean 'phased'?" in found and "command line" not in found
 

@@ -49,9 +49,7 @@ def test_a_union_accepts_exactly_what_its_members_accept(value: object) -> None:
     members = (int, float, bool, str, type(None))
     for first in members:
         for second in members:
-            assert accepts(first | second, value) == (
-                accepts(first, value) or accepts(second, value)
-            )
+            assert accepts(first | second, value) == (accepts(first, value) or accepts(second, value))
 
 
 def test_nodes_fit_callables_and_classes_and_absent_ones_stand_for_none() -> None:

@@ -61,9 +61,7 @@ def items(entries: Any) -> dict[str, str]:
     return {entry.key or "/".join(entry.nested_key): entry.value_json for entry in entries}
 
 
-def test_an_offline_run_holds_config_events_and_summary(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_offline_run_holds_config_events_and_summary(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("wandb")
     said, tracker = (
         Said(),
@@ -82,19 +80,11 @@ def test_an_offline_run_holds_config_events_and_summary(
     assert (run.run_id, run.run_group) == ("d" * 32, "e" * 16)
     assert (run.project, run.display_name) == ("pgolf", directory.name)
     config = items(run.config.update)
-    assert (
-        config["model.gate.width"] == "12"
-        and '"width"' in config["model"]
-        and config["seed"] == "7"
-    )
-    history = [
-        items(one.history.item) for one in records if one.WhichOneof("record_type") == "history"
-    ]
+    assert config["model.gate.width"] == "12" and '"width"' in config["model"] and config["seed"] == "7"
+    history = [items(one.history.item) for one in records if one.WhichOneof("record_type") == "history"]
     assert [one["step/train_loss"] for one in history if "step/train_loss" in one] == ["3", "1.5"]
     assert any(one.get("stage/train/seconds") == "1.5" for one in history)
-    summaries = [
-        items(one.summary.update) for one in records if one.WhichOneof("record_type") == "summary"
-    ]
+    summaries = [items(one.summary.update) for one in records if one.WhichOneof("record_type") == "summary"]
     assert any(one.get("stages.final.val_bpb") == "1.5" for one in summaries)
     (exit_record,) = [one.exit for one in records if one.WhichOneof("record_type") == "exit"]
     assert exit_record.exit_code == 0
@@ -103,9 +93,7 @@ def test_an_offline_run_holds_config_events_and_summary(
     assert shown.out == "" and "wandb" not in shown.err
 
 
-def test_without_wandb_it_says_so_once_or_refuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_wandb_it_says_so_once_or_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     said, tracker = Said(), WandbTracker(mode="offline", required=False, project="p", entity=None)
     tracker.start(tmp_path, IDENTITY, CONFIG, said)

@@ -61,9 +61,7 @@ def test_the_command_line_dispatches_and_shows_user_errors(
     assert capsys.readouterr().err.startswith("pgolf: published shards cannot be downloaded yet")
 
 
-def test_eval_scores_again_below_the_run(
-    run: Path, conf: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_eval_scores_again_below_the_run(run: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--config-path", str(conf))
     assert verb("eval", f"run={run}", "ttt=none", *flags) == 0
     (again,) = run.glob("eval-*")
@@ -90,9 +88,7 @@ def test_eval_keeps_what_the_run_was_even_if_the_files_changed(run: Path, conf: 
     assert config["quant"]["coder"] == "brotli" and config["ttt"]["phases"] == 1
 
 
-def test_eval_refuses_what_needs_training_and_what_is_no_run(
-    run: Path, conf: Path, here: Path
-) -> None:
+def test_eval_refuses_what_needs_training_and_what_is_no_run(run: Path, conf: Path, here: Path) -> None:
     flags = ("--config-path", str(conf))
     with pytest.raises(ConfigError, match="model .*a finished run keeps it"):
         verb("eval", f"run={run}", "model.dim=3", *flags)
@@ -105,9 +101,7 @@ def test_eval_refuses_what_needs_training_and_what_is_no_run(
     assert not list(run.glob("eval-*"))
 
 
-def test_audit_of_a_run_and_of_a_configuration(
-    run: Path, conf: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_audit_of_a_run_and_of_a_configuration(run: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--config-path", str(conf))
     capsys.readouterr()
     assert verb("audit", f"run={run}", *flags) == 0
@@ -152,9 +146,7 @@ def test_doctor_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
 REAL = ("--config-path", str(REAL_CONF))
 
 
-def test_inspect_shows_plan_parameters_bytes_and_schedules(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_shows_plan_parameters_bytes_and_schedules(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verb("inspect", "model/attention/gate=none", "--plot", "plot.png", *REAL) == 0
     shown = capsys.readouterr().out
     for word in (
@@ -169,9 +161,7 @@ def test_inspect_shows_plan_parameters_bytes_and_schedules(
     assert [path.name for path in here.iterdir()] == ["plot.png"]
 
 
-def test_verify_tells_equal_models_from_different_ones(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_tells_equal_models_from_different_ones(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verb("verify", "", "quant.coder=zlib ttt=none", *REAL) == 0
     assert "loss difference 0: the same model" in capsys.readouterr().out
     assert verb("verify", "seed=1", "seed=2", *REAL) == 1
@@ -208,15 +198,11 @@ def test_verify_names_the_option_that_fails(
 
 def test_data_verbs_over_a_small_corpus(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "def return class value list string number text index item".split()
-    lines = [
-        " ".join(words[(row + shift) % 10] for shift in range(12)) + f" {row}" for row in range(400)
-    ]
+    lines = [" ".join(words[(row + shift) % 10] for shift in range(12)) + f" {row}" for row in range(400)]
     texts = here / "texts"
     texts.mkdir()
     for number in range(40):
-        (texts / f"document{number}.txt").write_text(
-            "\n".join(lines[number * 10 : number * 10 + 10]) + "\n"
-        )
+        (texts / f"document{number}.txt").write_text("\n".join(lines[number * 10 : number * 10 + 10]) + "\n")
     data: tuple[Any, ...] = (
         "data=text",
         f"data.source.paths=[{texts}]",

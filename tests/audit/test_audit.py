@@ -61,7 +61,7 @@ def test_the_sample_exercises_a_global_phase():
     """However large a batch and an SGD chunk are, the probed procedure trains the model between documents."""
     large = phased(rows=64, prefix_docs=2000, sgd_changes={"chunk_tokens": 4096, "sequence_tokens": 2048})
     small, scope = AUDIT.scope(large)
-    assert "SGD chunks of 32 tokens" in scope
+    assert "SGD steps of 32 tokens" in scope
     model = tiny_model(scramble=0.1)
     model.set_plan("looped")
     scorer = Scorer(documents([80, 70, 66, 20]), ALONE)

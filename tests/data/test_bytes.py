@@ -99,9 +99,7 @@ def test_both_disagreements_name_the_document_and_the_numbers():
 def test_the_leading_space_counted_twice_is_noticed(tokenizer):
     """The commonest published mistake: the table includes the space and the rule adds it again."""
     table = ByteTable.of(tokenizer)
-    twice = dataclasses.replace(
-        table, base_bytes=table.base_bytes + table.leading_space.astype(np.int32)
-    )
+    twice = dataclasses.replace(table, base_bytes=table.base_bytes + table.leading_space.astype(np.int32))
     text = "the model reads every token once"
     stream = np.array([1, *tokenizer.encode(text)])
     with pytest.raises(UserError, match="are charged"):

@@ -8,9 +8,7 @@ from pgolf.data.documents import Document, in_validation, sift, split
 
 
 def test_what_is_left_out_is_counted():
-    gathered = sift(
-        [("a", "good text"), ("b", ""), ("c", "a ▁ mark"), ("d", "\ud800"), ("e", "good text")], 1
-    )
+    gathered = sift([("a", "good text"), ("b", ""), ("c", "a ▁ mark"), ("d", "\ud800"), ("e", "good text")], 1)
     assert [document.name for document in gathered.documents] == ["a"]
     assert gathered.skipped == {
         "contains_u2581": 1,

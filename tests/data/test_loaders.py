@@ -47,9 +47,7 @@ def whole_row(batch: Batch) -> list[int]:
 
 @ON_DISK
 @given(shards=numbered_shards(), world_size=st.integers(1, 3), tokens=st.integers(1, 12))
-def test_packing_reads_each_shard_from_its_first_bos_without_gaps(
-    shards, world_size, tokens, tmp_path_factory
-):
+def test_packing_reads_each_shard_from_its_first_bos_without_gaps(shards, world_size, tokens, tmp_path_factory):
     files = shard_files(tmp_path_factory.mktemp("packing"), shards)
     needed = world_size * (tokens + 1)
     expected, usable = [], 0
@@ -59,9 +57,7 @@ def test_packing_reads_each_shard_from_its_first_bos_without_gaps(
         usable += count
         expected += shard[start : start + count * needed].tolist()
     loaders = [
-        DocumentPackingLoader(
-            files, world_size, rank, micro_batch_tokens=tokens, max_document_tokens=5, bucket=4
-        )
+        DocumentPackingLoader(files, world_size, rank, micro_batch_tokens=tokens, max_document_tokens=5, bucket=4)
         for rank in range(world_size)
     ]
     read = []
@@ -89,9 +85,7 @@ def check_segments(batch: Batch, tokens: int, longest: int, bucket: int) -> None
 
 @ON_DISK
 @given(shards=numbered_shards(smallest=120), tokens=st.integers(1, 6), calls=st.integers(1, 12))
-def test_one_rank_with_eight_spans_per_fit_sees_the_spans_of_eight_ranks(
-    shards, tokens, calls, tmp_path_factory
-):
+def test_one_rank_with_eight_spans_per_fit_sees_the_spans_of_eight_ranks(shards, tokens, calls, tmp_path_factory):
     files = shard_files(tmp_path_factory.mktemp("spans"), shards)
     settings = {"micro_batch_tokens": tokens, "max_document_tokens": 0}
     ranks = [DocumentPackingLoader(files, 8, rank, **settings) for rank in range(8)]
@@ -108,9 +102,7 @@ def test_shuffling_draws_every_sequence_once_an_epoch(shards, world_size, length
     shards = (shards * 2)[: max(world_size, len(shards))]
     files = shard_files(tmp_path_factory.mktemp("shuffled"), shards)
     for rank in range(world_size):
-        loader = ShuffledSequenceLoader(
-            files, world_size, rank, micro_batch_tokens=length, sequence_tokens=length
-        )
+        loader = ShuffledSequenceLoader(files, world_size, rank, micro_batch_tokens=length, sequence_tokens=length)
         own = shards[rank::world_size]
         offered = [
             shard[start : start + length + 1].tolist()
@@ -141,9 +133,7 @@ def shuffled(files, rank=0, **overrides):
 @pytest.fixture
 def files(tmp_path):
     generator = np.random.default_rng(3)
-    return shard_files(
-        tmp_path, [np.r_[BOS, generator.integers(1, 9, size)] for size in (90, 150, 70)]
-    )
+    return shard_files(tmp_path, [np.r_[BOS, generator.integers(1, 9, size)] for size in (90, 150, 70)])
 
 
 @pytest.mark.parametrize("make", [packing, shuffled])
@@ -190,9 +180,7 @@ def test_shards_that_are_too_short_are_a_sentence(files):
 def test_a_first_bos_too_far_back_is_a_sentence(tmp_path):
     shard = np.full(100, 5)
     shard[95] = BOS
-    loader = DocumentPackingLoader(
-        shard_files(tmp_path, [shard]), 1, 0, micro_batch_tokens=20, max_document_tokens=0
-    )
+    loader = DocumentPackingLoader(shard_files(tmp_path, [shard]), 1, 0, micro_batch_tokens=20, max_document_tokens=0)
     with pytest.raises(UserError, match="no training shard has 21 tokens after its first BOS"):
         loader.next()
 

@@ -76,9 +76,7 @@ def test_head_cuts_documents_and_recounts_the_cut_ones(prepared):
     limit = int(np.sort(lengths[:5])[2])
     head = validation.head(5, limit)
     assert len(head.names) == 5
-    np.testing.assert_array_equal(
-        np.diff([*head.document_starts, len(head.tokens)]), np.minimum(lengths[:5], limit)
-    )
+    np.testing.assert_array_equal(np.diff([*head.document_starts, len(head.tokens)]), np.minimum(lengths[:5], limit))
     for index, start in enumerate(head.document_starts):
         end = [*head.document_starts, len(head.tokens)][index + 1]
         assert head.tokens[start] == 1
@@ -118,9 +116,7 @@ def test_the_same_recipe_gives_the_same_bytes(corpus, tmp_path):
     ],
 )
 def test_another_recipe_is_another_directory(corpus, tmp_path, change):
-    assert small_config(corpus).directory(tmp_path) != small_config(corpus, **change).directory(
-        tmp_path
-    )
+    assert small_config(corpus).directory(tmp_path) != small_config(corpus, **change).directory(tmp_path)
 
 
 def test_a_changed_file_is_another_directory(corpus, tmp_path):

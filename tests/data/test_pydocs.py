@@ -79,8 +79,7 @@ def test_documentation_added_by_calls_is_one_document_an_object():
         "m: torch.abs": "torch.abs\n\nabs(input) -> Tensor\n\nArgs:\n    {input}\n\nExample::\n",
         "m: chunk": "chunk\n\nSee :func:`torch.chunk`\n",
         "m: numpy.core.array": "numpy.core.array\n\narray(object)\n",
-        "m: numpy.core.ndarray": "numpy.core.ndarray\n\nT\n\nTransposed.\n\ndot\n\nProduct.\n\n"
-        "sum\n\nSum {over}.\n",
+        "m: numpy.core.ndarray": "numpy.core.ndarray\n\nT\n\nTransposed.\n\ndot\n\nProduct.\n\nsum\n\nSum {over}.\n",
     }
 
 

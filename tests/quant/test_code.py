@@ -113,10 +113,7 @@ def test_imports_are_followed_in_every_form(tmp_path: Path) -> None:
             "later.py": "value = 1",
             "typing_only.py": "",
             "unused.py": "",
-            "hints.py": (
-                "from typing import TYPE_CHECKING\n"
-                "if TYPE_CHECKING:\n    from pgolf import typing_only\n"
-            ),
+            "hints.py": ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pgolf import typing_only\n"),
         },
     )
     found = set(reachable_modules(tmp_path, ["pgolf.start", "pgolf.hints"]))

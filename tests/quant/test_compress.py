@@ -63,9 +63,7 @@ def hessians_for(names: list[str]) -> dict[str, Tensor]:
     return result
 
 
-def compress(
-    path: Path, tool: Compressor, state: dict[str, Tensor] | None = None
-) -> dict[str, Any]:
+def compress(path: Path, tool: Compressor, state: dict[str, Tensor] | None = None) -> dict[str, Any]:
     hessians = hessians_for(tool.hessian_names(SHAPES, ROLES))
     return tool.compress(state or state_of(SHAPES), ROLES, hessians, {"step": 3}, path)
 
@@ -104,10 +102,7 @@ def test_the_artifact_holds_what_the_schemes_made(tmp_path: Path) -> None:
 def test_report_adds_up(tmp_path: Path) -> None:
     report = compress(tmp_path / "a", compressor())
     assert report["weight_bytes"] == (tmp_path / "a").stat().st_size
-    assert (
-        report["header_bytes"] + sum(row["coded_bytes"] for row in report["classes"])
-        == report["weight_bytes"]
-    )
+    assert report["header_bytes"] + sum(row["coded_bytes"] for row in report["classes"]) == report["weight_bytes"]
     assert report["parameters"] == sum(t.numel() for t in state_of(SHAPES).values())
     assert {row["role"] for row in report["classes"]} == set(ROLES.values())
     errors = {row["tensor"]: row["relative_error"] for row in report["tensors"]}

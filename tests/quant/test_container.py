@@ -132,9 +132,7 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path, coder: str) -> None:
     container.load(path)
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_damage_is_noticed(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "artifact.pgolf"
@@ -149,9 +147,7 @@ def test_any_damage_is_noticed(tmp_path: Path, data: st.DataObject) -> None:
         container.load(path)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(length=st.floats(0, 1, exclude_max=True))
 def test_truncation_is_noticed(tmp_path: Path, length: float) -> None:
     path = tmp_path / "artifact.pgolf"
@@ -168,9 +164,7 @@ def rewrite(path: Path, change, version: int = 1) -> None:
     change(header)
     packed = zlib.compress(json.dumps(header).encode())
     fields = struct.pack("<HI", version, len(packed))
-    prelude = PRELUDE.pack(
-        container.MAGIC, version, len(packed), zlib.crc32(packed, zlib.crc32(fields))
-    )
+    prelude = PRELUDE.pack(container.MAGIC, version, len(packed), zlib.crc32(packed, zlib.crc32(fields)))
     path.write_bytes(prelude + packed + streams)
 
 
@@ -213,17 +207,13 @@ def test_other_versions_and_other_files_are_named(tmp_path: Path) -> None:
         container.load(tmp_path / "missing")
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), max_size=6),
     coder=st.sampled_from(sorted(CODERS)),
     seed=st.integers(0, 99),
 )
-def test_any_matrices_round_trip(
-    tmp_path: Path, shapes: list[tuple[int, int]], coder: str, seed: int
-) -> None:
+def test_any_matrices_round_trip(tmp_path: Path, shapes: list[tuple[int, int]], coder: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     tensors = [
         StoredTensor(

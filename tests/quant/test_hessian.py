@@ -132,9 +132,7 @@ def test_gradients_still_flow_through_a_listened_forward() -> None:
 
 def test_reduce_replaces_by_the_mean_over_ranks() -> None:
     module = nn.Linear(2, 2)
-    hessians = collect_hessians(
-        {"m": module}, [lambda: module(torch.ones(1, 2))], reduce=lambda h: h.mul_(0.5)
-    )
+    hessians = collect_hessians({"m": module}, [lambda: module(torch.ones(1, 2))], reduce=lambda h: h.mul_(0.5))
     assert torch.equal(hessians["m"], torch.full((2, 2), 0.5))
 
 

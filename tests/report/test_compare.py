@@ -77,9 +77,7 @@ def test_policies_use_their_own_bars():
 
     assert verdicts(result(0.2499), result(0.0099)) == {"readme": "pass", "as_applied": "pass"}
     assert verdicts(result(0.25), result(0.01)) == {"readme": "fail", "as_applied": "fail"}
-    assert verdicts(result(None), result(None)) == dict.fromkeys(
-        ("readme", "as_applied"), "undecided"
-    )
+    assert verdicts(result(None), result(None)) == dict.fromkeys(("readme", "as_applied"), "undecided")
 
 
 def test_different_data_is_refused_unless_allowed(folders, tmp_path, capsys):

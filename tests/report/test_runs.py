@@ -157,13 +157,7 @@ def test_the_group_ignores_seed_names_and_absent_parts():
     assert group_digest(one) != group_digest(fake_config(42, ttt={"seed": 1}))
 
 
-LEAVES = (
-    st.none()
-    | st.booleans()
-    | st.integers(-5, 5)
-    | st.floats(-2, 2)
-    | st.sampled_from(["", "é", "1"])
-)
+LEAVES = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-2, 2) | st.sampled_from(["", "é", "1"])
 KEYS = st.sampled_from(["seed", "model", "a", "b", "name", "scale"])
 TREES = st.recursive(
     LEAVES,

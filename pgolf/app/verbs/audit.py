@@ -1,6 +1,5 @@
 """`pgolf audit [run=DIR | overrides]`: the probes of the validity conditions."""
 
-
 from pgolf.app import build, table
 from pgolf.app.verbs.composing import compose, parser, refuse_words, take
 

@@ -15,16 +15,10 @@ def parser(verb: str, description: str, usage: str) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument(
-        "words", nargs="*", metavar="key=value", help="overrides, as for `pgolf` itself"
-    )
+    made.add_argument("words", nargs="*", metavar="key=value", help="overrides, as for `pgolf` itself")
     made.add_argument("--config-dir", "-cd", help="a folder with your own groups and experiments")
-    made.add_argument(
-        "--config-path", "-cp", help="another configuration instead of the shipped one"
-    )
-    made.add_argument(
-        "--config-name", "-cn", default="config", help="the root file (default: config)"
-    )
+    made.add_argument("--config-path", "-cp", help="another configuration instead of the shipped one")
+    made.add_argument("--config-name", "-cn", default="config", help="the root file (default: config)")
     return made
 
 
@@ -40,9 +34,7 @@ def compose_all(overrides: list[str], options: argparse.Namespace, multirun: boo
     return jobs
 
 
-def composed(
-    overrides: list[str], options: argparse.Namespace, multirun: bool = False
-) -> list[Job]:
+def composed(overrides: list[str], options: argparse.Namespace, multirun: bool = False) -> list[Job]:
     """The jobs of a command line, not checked yet."""
     directory = resolve_directory(options.config_path)
     with composer(options.config_dir, directory, options.config_name) as made:

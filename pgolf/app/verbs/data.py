@@ -23,15 +23,11 @@ examples:
 
 def main(arguments: list[str]) -> int:
     """Run the verb; gives the exit status."""
-    made = parser(
-        "data", DESCRIPTION, "prepare|verify|stats|train-tokenizer|download [DIR] [key=value ...]"
-    )
+    made = parser("data", DESCRIPTION, "prepare|verify|stats|train-tokenizer|download [DIR] [key=value ...]")
     options = made.parse_args(arguments)
     action = options.words[0] if options.words else None
     if action not in ACTIONS:
-        raise UserError(
-            f"pgolf data needs one of {', '.join(ACTIONS)}; `pgolf data --help` says what they do."
-        )
+        raise UserError(f"pgolf data needs one of {', '.join(ACTIONS)}; `pgolf data --help` says what they do.")
     return ACTIONS[action](options.words[1:], options)
 
 
@@ -128,9 +124,7 @@ def _directory(words: list[str], options: argparse.Namespace) -> Path:
         config = compose(words, options).config
         directory = build.build(config["data"], "data").directory(Path(config["paths"]["data"]))
     if not directory.is_dir():
-        raise UserError(
-            f"{directory} is not there: run `pgolf data prepare`, or name a prepared directory."
-        )
+        raise UserError(f"{directory} is not there: run `pgolf data prepare`, or name a prepared directory.")
     return directory
 
 

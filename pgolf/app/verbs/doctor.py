@@ -41,9 +41,7 @@ def main(arguments: list[str]) -> int:
     for column in ("what", "state", "detail", "remedy"):
         table.add_column(column)
     for one in findings:
-        table.add_row(
-            one.what, Text(one.state, STYLES[one.state]), Text(one.detail), Text(one.remedy)
-        )
+        table.add_row(one.what, Text(one.state, STYLES[one.state]), Text(one.detail), Text(one.remedy))
     Screen().tables([table])
     return 1 if any(one.state == "broken" for one in findings) else 0
 
@@ -83,9 +81,7 @@ def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
     enough = free >= LEAST_DISK
     remedy = "" if enough else "free some space, or set paths.runs and paths.data elsewhere"
-    return Finding(
-        "free disk here", "ok" if enough else "missing", f"{free / 10**9:.1f} GB", remedy
-    )
+    return Finding("free disk here", "ok" if enough else "missing", f"{free / 10**9:.1f} GB", remedy)
 
 
 def _package(name: str, otherwise: str, remedy: str) -> Finding:
@@ -97,9 +93,7 @@ def _package(name: str, otherwise: str, remedy: str) -> Finding:
 
 def _torch() -> Iterator[Finding]:
     if importlib.util.find_spec("torch") is None:
-        yield Finding(
-            "torch", "broken", "not installed", "pip install torch (see pytorch.org for your GPU)"
-        )
+        yield Finding("torch", "broken", "not installed", "pip install torch (see pytorch.org for your GPU)")
         return
     import torch
 
@@ -111,11 +105,7 @@ def _torch() -> Iterator[Finding]:
         yield Finding("GPU", "ok", f"{number} x {name}, CUDA {torch.version.cuda}")
     else:
         built = torch.version.cuda is not None
-        remedy = (
-            "check the driver with nvidia-smi"
-            if built
-            else "install a CUDA build of torch to use one"
-        )
+        remedy = "check the driver with nvidia-smi" if built else "install a CUDA build of torch to use one"
         yield Finding("GPU", "missing", "none; scale=mini runs on the CPU", remedy)
     from pgolf.kernels.attend import BACKENDS, probe
 
@@ -152,10 +142,6 @@ def _coders() -> Iterator[Finding]:
 def _compiler() -> Finding:
     path = shutil.which("g++") or shutil.which("clang++")
     if path is None:
-        return Finding(
-            "C++ compiler", "missing", "torch.compile on the CPU needs one", "apt-get install g++"
-        )
-    first = subprocess.run(
-        [path, "--version"], capture_output=True, text=True, check=False
-    ).stdout.splitlines()
+        return Finding("C++ compiler", "missing", "torch.compile on the CPU needs one", "apt-get install g++")
+    first = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.splitlines()
     return Finding("C++ compiler", "ok", first[0] if first else path)

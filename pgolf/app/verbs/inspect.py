@@ -30,9 +30,7 @@ MOMENTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # parts of the training budget
 def main(arguments: list[str]) -> int:
     """Run the verb; gives the exit status."""
     made = parser("inspect", DESCRIPTION, "[key=value ...] [--plot FILE.png]")
-    made.add_argument(
-        "--plot", metavar="FILE.png", type=Path, help="draw the schedules into a file"
-    )
+    made.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the schedules into a file")
     options = made.parse_args(arguments)
     refuse_words(options.words)
     config = compose(options.words, options).config
@@ -60,14 +58,10 @@ def _plans(model: Any) -> Iterator[Table]:
     for name, plan in model.plans.items():
         rows = plan.rows()
         columns = list(rows[0]) if rows else []
-        yield _table(
-            f"Layer plan `{name}`", columns, [[_cell(row[key]) for key in columns] for row in rows]
-        )
+        yield _table(f"Layer plan `{name}`", columns, [[_cell(row[key]) for key in columns] for row in rows])
 
 
-def _parameters(
-    recipe: "Recipe", model: Any, shapes: dict[str, tuple[int, ...]]
-) -> Iterator[Table]:
+def _parameters(recipe: "Recipe", model: Any, shapes: dict[str, tuple[int, ...]]) -> Iterator[Table]:
     from pgolf.model.roles import parameter_roles
     from pgolf.quant.compress import by_class
 
@@ -88,8 +82,7 @@ def _parameters(
         counts[role][1] += by_tensor[name]["elements"]
     total = sum(number for _, number in counts.values())
     body = [
-        [role, f"{tensors:,}", f"{number:,}", f"{number / total:.1%}"]
-        for role, (tensors, number) in counts.items()
+        [role, f"{tensors:,}", f"{number:,}", f"{number / total:.1%}"] for role, (tensors, number) in counts.items()
     ]
     yield _table(
         "Parameters by role",
@@ -136,14 +129,8 @@ def _schedules(recipe: "Recipe") -> Table:
             ]
         )
     budget = f"{steps:,} steps" if steps else ""
-    budget += (
-        f"{' or ' if steps and train.max_seconds else ''}{train.max_seconds:,} s"
-        if train.max_seconds
-        else ""
-    )
-    return _table(
-        f"Schedules over {budget}", ["budget", "step", "learning rate x", "momentum", "plan"], body
-    )
+    budget += f"{' or ' if steps and train.max_seconds else ''}{train.max_seconds:,} s" if train.max_seconds else ""
+    return _table(f"Schedules over {budget}", ["budget", "step", "learning rate x", "momentum", "plan"], body)
 
 
 def _plot(recipe: "Recipe", path: Path) -> None:
@@ -154,9 +141,7 @@ def _plot(recipe: "Recipe", path: Path) -> None:
     train, moments = recipe.train, [index / 400 for index in range(401)]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(
-        moments, [train.schedule(moment) for moment in moments], label="learning rate multiplier"
-    )
+    axes.plot(moments, [train.schedule(moment) for moment in moments], label="learning rate multiplier")
     if train.max_steps:
         axes.plot(
             moments,
@@ -177,9 +162,7 @@ def _cell(value: object) -> str:
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     table = Table(title=Text(title))
     for index, column in enumerate(columns):
-        number = (
-            bool(rows) and rows[0][index].replace(",", "").replace(".", "").rstrip("%").isdigit()
-        )
+        number = bool(rows) and rows[0][index].replace(",", "").replace(".", "").rstrip("%").isdigit()
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))

@@ -22,19 +22,13 @@ examples:
 def main(arguments: list[str]) -> int:
     """Run the verb; gives the exit status."""
     made = parser("plan", DESCRIPTION, "[key=value ...] [--seconds S] [--price P]")
-    made.add_argument(
-        "--multirun", "-m", action="store_true", help="accepted; a plan is always of a sweep"
-    )
-    made.add_argument(
-        "--seconds", type=float, help="seconds of one job, where no finished run tells"
-    )
+    made.add_argument("--multirun", "-m", action="store_true", help="accepted; a plan is always of a sweep")
+    made.add_argument("--seconds", type=float, help="seconds of one job, where no finished run tells")
     made.add_argument("--price", type=float, help="price of one hour of the machine")
     options = made.parse_args(arguments)
     refuse_words(options.words)
     jobs = compose_all(options.words, options, multirun=True)
-    folders = {job.directory.parent for job in jobs} | {
-        Path(job.config["paths"]["runs"]) for job in jobs
-    }
+    folders = {job.directory.parent for job in jobs} | {Path(job.config["paths"]["runs"]) for job in jobs}
     known = dict(_finished(folders))
     screen = Screen()
     total, unknown, done = 0.0, 0, 0
@@ -55,9 +49,7 @@ def main(arguments: list[str]) -> int:
     at_least = "at least " if unknown else ""
     screen.say(f"time: {at_least}{_duration(total)}")
     if options.price is not None:
-        screen.say(
-            f"cost: {at_least}{total / 3600 * options.price:,.2f} at {options.price:,.2f} an hour"
-        )
+        screen.say(f"cost: {at_least}{total / 3600 * options.price:,.2f} at {options.price:,.2f} an hour")
     return 0
 
 
@@ -76,9 +68,7 @@ def _finished(folders: set[Path]) -> Iterator[tuple[str, tuple[float, int]]]:
         yield key, (sum(spent_by_run) / len(spent_by_run), len(spent_by_run))
 
 
-def _estimate(
-    key: str, known: dict[str, tuple[float, int]], given: float | None
-) -> tuple[float | None, str]:
+def _estimate(key: str, known: dict[str, tuple[float, int]], given: float | None) -> tuple[float | None, str]:
     if key in known:
         seconds, number = known[key]
         return seconds, f"mean of {number} finished run{'s' * (number > 1)}"

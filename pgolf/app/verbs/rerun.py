@@ -37,20 +37,13 @@ def open_source(run: str, overrides: list[str], options: argparse.Namespace) -> 
     """
     directory = Path(run).expanduser().absolute()
     if not (directory / "config.json").is_file():
-        raise UserError(
-            f"run={run} is not a run directory: it has no config.json. "
-            "Give the folder that pgolf printed."
-        )
+        raise UserError(f"run={run} is not a run directory: it has no config.json. Give the folder that pgolf printed.")
     stored = read_json(directory / "config.json")
     changed = frozenset(_root(one) for one in overrides)
     fixed = sorted(changed - set(CHANGEABLE))
     if fixed:
         raise ConfigError(
-            [
-                f"{key} (command line): a finished run keeps it; "
-                f"only {', '.join(CHANGEABLE)} can change"
-                for key in fixed
-            ]
+            [f"{key} (command line): a finished run keeps it; only {', '.join(CHANGEABLE)} can change" for key in fixed]
         )
     job = composed(_merged(_stored_overrides(directory), overrides), options)[0]
     config = {**stored, **{key: job.config[key] for key in changed & job.config.keys()}}

@@ -39,18 +39,14 @@ def main(arguments: list[str]) -> int:
         return _smoke(options)
     if len(options.words) != 2:
         raise UserError(
-            "pgolf verify compares two sets of overrides, each quoted: "
-            'pgolf verify "ttt=none" "ttt=none seed=42".'
+            'pgolf verify compares two sets of overrides, each quoted: pgolf verify "ttt=none" "ttt=none seed=42".'
         )
     first, second = (_overrides(one) for one in options.words)
     return _equivalence(first, second, options)
 
 
 def _overrides(text: str) -> list[str]:
-    return [
-        word if "=" in word or word.startswith("~") else f"experiment={word}"
-        for word in shlex.split(text)
-    ]
+    return [word if "=" in word or word.startswith("~") else f"experiment={word}" for word in shlex.split(text)]
 
 
 def _equivalence(first: list[str], second: list[str], options: argparse.Namespace) -> int:
@@ -64,10 +60,7 @@ def _equivalence(first: list[str], second: list[str], options: argparse.Namespac
             sum(value.numel() for value in model.state_dict().values()),
         )
         loss = _loss(model, recipe.data.vocab_size).item()
-        screen.say(
-            f"{' '.join(overrides) or 'defaults'}: {number:,} values, "
-            f"state {digest[:16]}, loss {loss:.9f}"
-        )
+        screen.say(f"{' '.join(overrides) or 'defaults'}: {number:,} values, state {digest[:16]}, loss {loss:.9f}")
         found.append((digest, loss))
     (state_a, loss_a), (state_b, loss_b) = found
     difference = abs(loss_a - loss_b)
@@ -87,9 +80,7 @@ def state_hash(model: Any) -> str:
     total = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        total.update(
-            value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
+        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 
@@ -107,13 +98,9 @@ def _loss(model: Any, vocab_size: int) -> "torch.Tensor":
 
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.add_(
-                0.05 * torch.randn(parameter.shape, generator=stream(0, f"verify/{name}"))
-            )
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=stream(0, f"verify/{name}")))
     model.set_plan("looped" if "looped" in model.plans else next(iter(model.plans)))
-    tokens = torch.randint(
-        vocab_size, (BATCH[0], BATCH[1] + 1), generator=stream(0, "verify/tokens")
-    )
+    tokens = torch.randint(vocab_size, (BATCH[0], BATCH[1] + 1), generator=stream(0, "verify/tokens"))
     context = Context(select("sdpa", torch.device("cpu"))[1])
     logits = model.logits(model(tokens[:, :-1], context), context)
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
@@ -137,9 +124,7 @@ def _smoke(options: argparse.Namespace) -> int:
 
 
 def _every_option(options: argparse.Namespace) -> Iterator[tuple[str, Job]]:
-    with composer(
-        options.config_dir, resolve_directory(options.config_path), options.config_name
-    ) as made:
+    with composer(options.config_dir, resolve_directory(options.config_path), options.config_name) as made:
         chosen = made.groups()
         for group, names in chosen.items():
             if group.partition("/")[0] in QUIET_GROUPS:

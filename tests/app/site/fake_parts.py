@@ -7,9 +7,7 @@ from typing import Literal
 class Data:
     vocab_size = 16
 
-    def __init__(
-        self, *, name: str, source: Literal["pydocs", "text"], val_fraction: float
-    ) -> None:
+    def __init__(self, *, name: str, source: Literal["pydocs", "text"], val_fraction: float) -> None:
         self.name = name
 
 
@@ -63,9 +61,7 @@ class Train:
 
 
 class Quant:
-    def __init__(
-        self, *, coder: Literal["brotli", "zstd"], schemes: dict[str, Callable[..., object]]
-    ) -> None:
+    def __init__(self, *, coder: Literal["brotli", "zstd"], schemes: dict[str, Callable[..., object]]) -> None:
         self.coder = coder
 
 

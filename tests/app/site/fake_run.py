@@ -24,6 +24,7 @@ class Recipe:
     quant: Any
     ttt: Any
     audit: Any
+    description: dict[str, Any]
 
 
 def execute(recipe, identity, run_directory, group, console, tracker):
@@ -63,9 +64,7 @@ def execute(recipe, identity, run_directory, group, console, tracker):
     return summary
 
 
-def evaluate(
-    recipe, identity, source_directory, run_directory, group, console, tracker, requantise
-):
+def evaluate(recipe, identity, source_directory, run_directory, group, console, tracker, requantise):
     console.say(f"scores {Path(source_directory).name} again, requantise={requantise}")
     summary = _summary(recipe, identity, run_directory) | {"val_bpb": 1.25}
     if group.leads:
