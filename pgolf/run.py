@@ -110,7 +110,7 @@ class Workshop:
         if begun not in (None, dataset.digest):
             raise UserError(
                 f"{self.directory} began with other data (digest {begun[:12]}, now {dataset.digest[:12]}): its "
-                "stages would not belong together. Bring the documents back, or give force=true to start again with the new ones."
+                "stages would not belong together. Bring the documents back, or start again with force=true."
             )
         return dataset
 

@@ -67,6 +67,8 @@ def build(
     counts differ.
     """
     training, validation = split(gathered.documents, recipe["val_fraction"], recipe["order"])
+    if not gathered.documents:
+        raise UserError("data.source gave no document: name files that hold some (see data.source.paths).")
     for documents, what in ((training, "training"), (validation, "validation")):
         if not documents:
             raise UserError(

@@ -142,7 +142,7 @@ def check_data(base: Group, candidate: Group, allow: bool) -> list[str]:
 
 
 def check_environment(base: Group, candidate: Group) -> list[str]:
-    """Warnings about what else differs: code, world size, device, torch, seeds, denominators."""
+    """Warnings about what else differs or is wrong: code, world size, device, torch, seeds, audits, denominators."""
     runs = [*base.runs, *candidate.runs]
     warnings = []
     for key, what in (
@@ -162,6 +162,9 @@ def check_environment(base: Group, candidate: Group) -> list[str]:
                 f"{group.label}: seed {', '.join(map(str, repeats))} ran more than once; its runs "
                 "are averaged and count as one seed."
             )
+    for run in runs:
+        if (run.summary.get("audit") or {}).get("verdict") != "pass":
+            warnings.append(f"{run.directory} did not pass its audit: its score may not be a valid one.")
     warnings.extend(filter(None, (check_denominator(run) for run in runs)))
     return warnings
 

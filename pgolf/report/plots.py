@@ -59,11 +59,13 @@ def _title(axes: Any, title: str) -> None:
 
 
 def _series(events: list[dict[str, Any]], key: str, over: str) -> tuple[list[float], list[float]]:
-    """Values of `key` over `over` from the step events that have both as finite numbers."""
+    """Values of `key` over `over` from the step events that have both as finite numbers.
+
+    A step that was done twice, because the run was killed after its checkpoint, counts as it was done last.
+    """
+    last = {event.get("step"): event for event in events if event.get("event") == "step"}
     pairs = [
-        (event[over], event[key])
-        for event in events
-        if event.get("event") == "step" and _number(event.get(key)) and _number(event.get(over))
+        (event[over], event[key]) for event in last.values() if _number(event.get(key)) and _number(event.get(over))
     ]
     return [float(x) for x, _ in pairs], [float(y) for _, y in pairs]
 

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,3 +199,15 @@ def test_help_names_the_command(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0 and "usage: pgolf compare" in capsys.readouterr().out
+
+
+def test_a_run_that_failed_its_audit_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, bpb in ((1, 1.30), (2, 1.31)):
+        fake_run(tmp_path / "base" / str(seed), seed=seed, bpb=bpb)
+        fake_run(tmp_path / "candidate" / str(seed), seed=seed, bpb=bpb - 0.01)
+    path = tmp_path / "candidate" / "2" / "summary.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps(summary | {"audit": {"verdict": "fail", "checks": []}}))
+    main([str(tmp_path / "base"), str(tmp_path / "candidate")])
+    out = capsys.readouterr().out
+    assert out.count("did not pass its audit") == 1 and str(path.parent) in out
