@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
-from pgolf.app.digest import is_absent
 from pgolf.app.signature import TargetProblem, is_node, locate, signature_of
+from pgolf.digest import is_absent
 from pgolf.errors import UserError
 
 if TYPE_CHECKING:

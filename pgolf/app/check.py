@@ -5,10 +5,10 @@ import re
 from typing import Any
 
 from pgolf.app.compose import Job
-from pgolf.app.digest import config_hash, is_absent
 from pgolf.app.explain import Refusal
 from pgolf.app.schema import NO_VALUE, Problem, check, value_at
 from pgolf.app.signature import TargetProblem, closest, did_you_mean, is_node, locate, signature_of
+from pgolf.digest import config_hash, is_absent
 from pgolf.errors import ConfigError
 
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from pgolf.app.digest import config_hash, digest, group_digest
+from pgolf.digest import config_hash, digest, group_digest
 
 PACKAGE = Path(__file__).resolve().parent.parent
 

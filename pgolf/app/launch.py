@@ -15,9 +15,9 @@ from pgolf.app import failure, identity, ranks, signals, spawn, table
 from pgolf.app.check import require_valid
 from pgolf.app.compose import Job
 from pgolf.app.console import Screen
-from pgolf.app.digest import digest
 from pgolf.app.lock import NotOurs, RunLock
 from pgolf.app.plain import chosen_experiment, job_config
+from pgolf.digest import digest
 from pgolf.errors import UserError
 from pgolf.files import read_json, remove_temporaries, write_bytes, write_json
 

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pgolf.app import digest
+from pgolf import digest
 from pgolf.app.verbs import listing
 
 NO_VALUE_GIVEN = "no file and no override gives it a value"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pgolf.app.digest import is_absent
+from pgolf.digest import is_absent
 
 REQUIRED = inspect.Parameter.empty
 TARGETS_OF_TORCH = frozenset(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pgolf.app import table
 from pgolf.app.compose import Job
-from pgolf.app.digest import digest
+from pgolf.digest import digest
 from pgolf.errors import UserError
 from pgolf.files import read_json
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from pgolf.digest import group_digest
 from pgolf.errors import UserError
 from pgolf.files import read_json
-from pgolf.report.configuration import group_digest
 
 MARKERS = ("status.json", "run.json", "summary.json", "config.json")
 SCORE_ARRAYS = ("document", "tokens", "bytes", "nats_final")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgolf.app.compose import composer
-from pgolf.app.digest import BOOKKEEPING, config_hash, digest, group_digest, run_name
+from pgolf.digest import BOOKKEEPING, config_hash, digest, group_digest, run_name
 
 LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 NAMES = st.text("abcdefgh", min_size=1, max_size=3)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pgolf.app.compose import composer
-from pgolf.app.digest import digest
 from pgolf.app.launch import Request, carry_out
 from pgolf.app.lock import NotOurs, RunLock
+from pgolf.digest import digest
 from pgolf.files import read_json, write_json
 
 

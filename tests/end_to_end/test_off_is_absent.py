@@ -9,8 +9,8 @@ import torch
 
 from pgolf.app.build import build
 from pgolf.app.compose import Job, composer
-from pgolf.app.digest import ABSENT_TARGET, digest
 from pgolf.data.loaders import Batch
+from pgolf.digest import ABSENT_TARGET, digest
 from pgolf.kernels.attend import select
 from pgolf.model.gpt import GPT
 from pgolf.train.loop import batch_loss

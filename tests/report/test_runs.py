@@ -5,12 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pgolf.app import digest
+from pgolf.digest import group_digest
 from pgolf.errors import UserError
-from pgolf.report.configuration import MISSING, difference, flatten, group_digest
+from pgolf.report.configuration import MISSING, difference, flatten
 from pgolf.report.runs import find_runs, read_documents, read_events
 
 from .fake_runs import NUM_DOCUMENTS, fake_config, fake_run
@@ -155,20 +153,6 @@ def test_the_group_ignores_seed_names_and_absent_parts():
     assert group_digest(one) == group_digest(other)
     assert difference([one, other]) == {}
     assert group_digest(one) != group_digest(fake_config(42, ttt={"seed": 1}))
-
-
-LEAVES = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-2, 2) | st.sampled_from(["", "é", "1"])
-KEYS = st.sampled_from(["seed", "model", "a", "b", "name", "scale"])
-TREES = st.recursive(
-    LEAVES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(st.dictionaries(KEYS, TREES, max_size=4))
-def test_the_group_digest_is_the_one_that_names_directories(config):
-    assert group_digest(config) == digest.group_digest(config)
 
 
 def test_the_difference_is_exact():

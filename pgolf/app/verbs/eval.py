@@ -1,7 +1,7 @@
 """`pgolf eval run=DIR [overrides]`: score a finished run again without training."""
 
-from pgolf.app.digest import SHORT, digest
 from pgolf.app.verbs.composing import parser, refuse_words, take
+from pgolf.digest import SHORT, digest
 from pgolf.errors import UserError
 
 DESCRIPTION = """\

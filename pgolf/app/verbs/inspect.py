@@ -10,8 +10,8 @@ from rich.text import Text
 
 from pgolf.app import build
 from pgolf.app.console import Screen
-from pgolf.app.digest import digest, group_digest
 from pgolf.app.verbs.composing import compose, parser, refuse_words
+from pgolf.digest import digest, group_digest
 from pgolf.errors import UserError
 
 if TYPE_CHECKING:

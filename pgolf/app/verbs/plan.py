@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgolf.app.console import Screen
-from pgolf.app.digest import digest, group_digest
 from pgolf.app.verbs.composing import compose_all, parser, refuse_words
+from pgolf.digest import digest, group_digest
 from pgolf.errors import UserError
 from pgolf.files import read_json
 

@@ -44,9 +44,15 @@ def digest(config: dict[str, Any]) -> str:
     return _hash(semantic(config))
 
 
+def recipe_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The semantic part without the seed, nor nested `seed` keys that repeat it."""
+    recipe: dict[str, Any] = _without_seed(semantic(config), config.get("seed"))
+    return recipe
+
+
 def group_digest(config: dict[str, Any]) -> str:
-    """The digest without the seed, nor nested `seed` keys that repeat it."""
-    return _hash(_without_seed(semantic(config), config.get("seed")))
+    """The digest of `recipe_of`: equal for two runs that differ by their seed alone."""
+    return _hash(recipe_of(config))
 
 
 def config_hash(config: dict[str, Any]) -> str:

@@ -1,0 +1,112 @@
+"""What a run works with: its recipe, the processes, and where things are written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pgolf.audit.probe import Audit
+from pgolf.console import Console
+from pgolf.data.dataset import DataConfig, Dataset
+from pgolf.data.validation import ValidationSet
+from pgolf.distributed import Group
+from pgolf.errors import UserError
+from pgolf.kernels.attend import select
+from pgolf.model.gpt import GPT
+from pgolf.optim.roles import RoleOptimizers
+from pgolf.quant.compress import Compressor
+from pgolf.record import RunRecord, Tracker
+from pgolf.train.loop import Trainer
+from pgolf.ttt.strategy import Bench, Strategy
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one run is made of: the parts that the configuration describes."""
+
+    name: str
+    seed: int
+    kernels: str
+    data_root: Path
+    data: DataConfig
+    model: Callable[[int, int], GPT]
+    optim: Callable[[GPT], RoleOptimizers]
+    train: Trainer
+    quant: Compressor
+    ttt: Strategy
+    audit: Audit
+    description: dict[
+        str, Any
+    ]  # configuration nodes that go into the artifact: what rebuilds the model and its scoring
+
+
+class Workshop:
+    """A run in progress: the recipe, the group of processes, and where things are written."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        identity: dict[str, Any],
+        directory: Path,
+        group: Group,
+        console: Console,
+        tracker: Tracker,
+        begun: dict[str, Any] | None = None,
+    ) -> None:
+        self.recipe, self.directory, self.group, self.console = recipe, directory, group, console
+        directory.mkdir(parents=True, exist_ok=True)
+        self.record = RunRecord(directory, identity, group.leads, tracker)
+        self._begun = dict(begun if begun is not None else self.record.data)
+        group.barrier()  # everyone has read the same record before the leader writes it
+        kernel, self.attention = select(recipe.kernels, group.device)
+        console.say(f"{group.world_size} process(es) on {group.device}; attention: {kernel}")
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data this run began with, or the prepared data of a new run; the leader prepares them, the others wait.
+
+        Raises UserError when the data are no longer those that the run began with.
+        """
+        prepared = self._begun.get("stages", {}).get("prepare", {}).get("result", {}).get("data_directory")
+        if prepared is None or not Path(prepared).is_dir():
+            if self.group.leads:
+                self.recipe.data.prepare(self.recipe.data_root, self.console)
+            self.group.barrier()
+            prepared = self.recipe.data.directory(self.recipe.data_root)
+        dataset = Dataset(Path(prepared))
+        begun = self._begun.get("data_digest")
+        if begun not in (None, dataset.digest):
+            raise UserError(
+                f"{self.directory} began with other data (digest {begun[:12]}, now {dataset.digest[:12]}): its "
+                "stages would not belong together. Bring the documents back, or start again with force=true."
+            )
+        return dataset
+
+    @cached_property
+    def validation(self) -> ValidationSet:
+        """The validation text."""
+        return self.dataset.validation()
+
+    def new_model(self) -> GPT:
+        """A model with its initial weights on the group's device."""
+        model = self.recipe.model(self.recipe.data.vocab_size, self.recipe.seed)
+        return model.to(self.group.device)
+
+    def model_with(self, weights: dict[str, Tensor]) -> GPT:
+        """A model with the given weights that walks the plan of the end of training."""
+        model = self.new_model()
+        missing, unknown = model.load_state_dict(weights, strict=False)
+        if missing or unknown:
+            raise UserError(
+                f"the weights do not fit this model: missing {missing[:3]}, unknown {unknown[:3]}. "
+                "They come from another configuration."
+            )
+        model.set_plan("looped")
+        return model.eval()
+
+    def bench(self, title: str) -> Bench:
+        """What strategies work with."""
+        return Bench(self.recipe.seed, self.attention, self.console, title, self.record.log)
