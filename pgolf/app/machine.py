@@ -8,13 +8,15 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 
 
 def prepare_process() -> None:
-    """Let idle threads sleep, and keep freed memory for the next tensor.
+    """Let threads that wait fall asleep soon, and keep freed memory for the next tensor.
 
-    Threads that spin while they wait make a step twenty times slower as soon as another program wants a core
-    (measured: LAB.md); a user's own OMP_WAIT_POLICY is kept. By default glibc gives every large block back to
-    the system, and a training step on a CPU then spends a fifth of its time on page faults.
+    By default threads spin while they wait, and a step becomes ten to thirty times slower as soon as other
+    programs want the cores; asleep at once, two threads are no faster than one. A short spin has most of both
+    (measured: LAB.md). What the user has set is kept. By default glibc gives every large block back to the
+    system, and a training step on a CPU then spends a fifth of its time on page faults.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
