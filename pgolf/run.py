@@ -17,6 +17,7 @@ from torch import Tensor
 from pgolf.audit.checks import table
 from pgolf.console import Console
 from pgolf.data.baselines import baselines
+from pgolf.data.dataset import Dataset
 from pgolf.data.loaders import ShuffledSequenceLoader
 from pgolf.distributed import Group
 from pgolf.errors import UserError
@@ -37,7 +38,7 @@ from pgolf.train.weights import load as load_weights
 from pgolf.train.weights import save as save_weights
 from pgolf.ttt.fixed import Chunked
 from pgolf.ttt.strategy import Bench, Strategy
-from pgolf.workshop import Recipe, Workshop
+from pgolf.workshop import Recipe, Workshop, prepared_data, refuse_other_data
 
 PROMPTS = ("Return a new", "If the argument is not")
 SAMPLE_TOKENS = 60
@@ -88,7 +89,10 @@ def evaluate(
 
 def audit_run(recipe: Recipe, directory: Path | None, group: Group, console: Console) -> dict[str, Any]:
     """Probe the recipe's strategy: on the artifact in `directory`, or on an untrained model when there is none."""
-    dataset = recipe.data.prepare(recipe.data_root, console)
+    begun = read_json(directory / "run.json") if directory is not None else {}
+    prepared = prepared_data(begun)
+    dataset = Dataset(prepared) if prepared else recipe.data.prepare(recipe.data_root, console)
+    refuse_other_data(begun, dataset, directory)
     model = recipe.model(recipe.data.vocab_size, recipe.seed)
     if directory is not None:
         model.load_state_dict(container.load(directory / "artifact.pgolf")[0])
@@ -110,7 +114,7 @@ def _finish(shop: Workshop) -> dict[str, Any]:
     record.stage("final", lambda: _score(shop, "final", _load(shop)[0], shop.recipe.ttt))
     record.stage("audit", lambda: _audit(shop, loaded))
     record.stage("samples", lambda: {"samples": _samples(shop, loaded)})
-    summary = _summary(shop)
+    summary = _summary(shop, sum(parameter.numel() for parameter in loaded.parameters()))
     if shop.group.leads:
         write_json(shop.directory / "summary.json", summary)
     record.log({"event": "summary", **summary})
@@ -151,13 +155,11 @@ def _train(shop: Workshop) -> dict[str, Any]:
         weights = {name: value.to(model.state_dict()[name].dtype).contiguous() for name, value in averaged.items()}
         save_weights(shop.directory / "model.safetensors", weights)
     shop.group.barrier()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
         "steps": progress.step,
         "tokens": progress.tokens,
         "looped_at": progress.looped_at,
         "seconds": clock.elapsed("train"),
-        "parameters": parameters,
     }
 
 
@@ -276,7 +278,7 @@ def _samples(shop: Workshop, model: GPT) -> list[dict[str, str]]:
     return found
 
 
-def _summary(shop: Workshop) -> dict[str, Any]:
+def _summary(shop: Workshop, parameters: int) -> dict[str, Any]:
     record = shop.record
     stages = {name: record.result(name) for name in ("pre_quant", "post_quant", "final") if record.done(name)}
     train = record.result("train") if record.done("train") else None
@@ -302,7 +304,7 @@ def _summary(shop: Workshop) -> dict[str, Any]:
         "artifact": artifact,
         "classes": compress.get("classes"),
         "train": None if train is None else {key: train[key] for key in ("steps", "tokens", "seconds", "looped_at")},
-        "model": {"parameters": sum(value.numel() for value in shop.new_model().state_dict().values())},
+        "model": {"parameters": parameters},
         "audit": record.result("audit"),
         "baselines": record.result("prepare")["baselines"],
         "samples": record.result("samples")["samples"],

@@ -38,9 +38,24 @@ class Recipe:
     quant: Compressor
     ttt: Strategy
     audit: Audit
-    description: dict[
-        str, Any
-    ]  # configuration nodes that go into the artifact: what rebuilds the model and its scoring
+    # configuration nodes that go into the artifact: what rebuilds the model and its scoring
+    description: dict[str, Any]
+
+
+def prepared_data(begun: dict[str, Any]) -> Path | None:
+    """Where the data lie that a run began with, from its run.json; None when it has none yet or they are gone."""
+    directory = begun.get("stages", {}).get("prepare", {}).get("result", {}).get("data_directory")
+    return Path(directory) if directory is not None and Path(directory).is_dir() else None
+
+
+def refuse_other_data(begun: dict[str, Any], dataset: Dataset, directory: Path | None) -> None:
+    """Raise UserError when `dataset` is not the one that the run with run.json `begun` began with."""
+    known = begun.get("data_digest")
+    if known not in (None, dataset.digest):
+        raise UserError(
+            f"{directory} began with other data (digest {known[:12]}, now {dataset.digest[:12]}): its "
+            "stages would not belong together. Bring the documents back, or start again with force=true."
+        )
 
 
 class Workshop:
@@ -70,19 +85,14 @@ class Workshop:
 
         Raises UserError when the data are no longer those that the run began with.
         """
-        prepared = self._begun.get("stages", {}).get("prepare", {}).get("result", {}).get("data_directory")
-        if prepared is None or not Path(prepared).is_dir():
+        prepared = prepared_data(self._begun)
+        if prepared is None:
             if self.group.leads:
                 self.recipe.data.prepare(self.recipe.data_root, self.console)
             self.group.barrier()
             prepared = self.recipe.data.directory(self.recipe.data_root)
-        dataset = Dataset(Path(prepared))
-        begun = self._begun.get("data_digest")
-        if begun not in (None, dataset.digest):
-            raise UserError(
-                f"{self.directory} began with other data (digest {begun[:12]}, now {dataset.digest[:12]}): its "
-                "stages would not belong together. Bring the documents back, or start again with force=true."
-            )
+        dataset = Dataset(prepared)
+        refuse_other_data(self._begun, dataset, self.directory)
         return dataset
 
     @cached_property
