@@ -1,8 +1,7 @@
 """One run: an ordered list of stages over a run directory. Read `execute` to know what pgolf does.
 
-    prepare -> train (with averaging) -> score before quantisation -> calibrate, quantise, pack -> load the artifact
-    from disk
-    -> score it -> score it with test-time training -> audit -> summary
+    prepare -> train (with averaging) -> score before quantisation -> calibrate, quantise, pack
+    -> load the artifact from disk -> score it -> score it with test-time training -> audit -> summary
 
 A stage that an earlier process finished is not done again: killed runs continue, finished ones are only read.
 """

@@ -1,5 +1,8 @@
 """Small models and documents that the tests share."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,3 +86,13 @@ class FakeDataset:
             path = directory / f"train_{index:06d}.bin"
             write_shard(path, np.concatenate(rows).astype(np.uint16))
             self.train_files.append(path)
+
+
+def run_ranks(program: Path, world_size: int, *arguments: Path) -> None:
+    """Run `program` under torchrun with `world_size` gloo processes; what it printed is shown when it fails."""
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
+    command += [str(program), *map(str, arguments)]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]

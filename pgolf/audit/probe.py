@@ -1,8 +1,7 @@
 """The dynamic check of the four validity conditions on any strategy: run it, change what it must not see, run it again.
 
 C1 strict causal dependence, C2 full normalised distribution, C3 score before update, C4 a single left-to-right pass
-(the conditions of
-the parameter-golf field guide, issue 1017), and the byte denominator.
+(the conditions of the parameter-golf field guide, issue 1017), and the byte denominator.
 """
 
 import copy

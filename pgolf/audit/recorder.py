@@ -24,10 +24,8 @@ class Recorder:
     """Records the full log-probability vector of every scored position, and the state of model and adapters around it.
 
     vectors: fp32 [V] by position. first_state: fingerprint of the model when the first input was handed out. moved:
-    positions whose
-    inputs were handed out under another state of the model than the one that scored them, or whose adapters changed
-    between forward
-    and score.
+    positions whose inputs were handed out under another state of the model than the one that scored them, or whose
+    adapters changed between forward and score.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -27,10 +27,9 @@ class CausalSelfAttention(Part):
     attention; output projection.
 
     num_heads query heads share num_kv_heads key/value heads. exclude_own_value: XSA on all layers (published records
-    from 2026-03-20).
-    gate: optional per-head gate on the output, made as gate(dim, num_heads) and fed the normed block input.
-    Raises ValueError when dim is not divisible by num_heads, num_heads not by num_kv_heads, or the rotary dimensions
-    exceed the head.
+    from 2026-03-20). gate: optional per-head gate on the output, made as gate(dim, num_heads) and fed the normed
+    block input. Raises ValueError when dim is not divisible by num_heads, num_heads not by num_kv_heads, or the
+    rotary dimensions exceed the head.
     """
 
     q_gain: nn.Parameter

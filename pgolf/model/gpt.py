@@ -88,11 +88,10 @@ class Head(nn.Module):
 class GPT(Part):
     """The frontier family of the published records, from the naive baseline on, as parts.
 
-    vocab_size and seed come at run time; every parameter's initial value depends only on (seed, its name).
-    dim: width of the residual stream. qk_gain: initial gain of normed queries. softcap: cap on logits.
-    embedding_std: initial standard deviation of the (tied) token embedding. layer_scale: 1/sqrt(layer+1) after both
-    norms.
-    skip_gates: learned sigmoid gate on each U-Net skip. depth, attention, mlp: the parts.
+    vocab_size and seed come at run time; every parameter's initial value depends only on (seed, its name). dim: width
+    of the residual stream. qk_gain: initial gain of normed queries. softcap: cap on logits. embedding_std: initial
+    standard deviation of the (tied) token embedding. layer_scale: 1/sqrt(layer+1) after both norms. skip_gates:
+    learned sigmoid gate on each U-Net skip. depth, attention, mlp: the parts.
     """
 
     skip_weights: nn.Parameter

@@ -15,8 +15,7 @@ class RoleOptimizers:
     """The optimisers of a model by parameter role.
 
     Raises ValueError when the model has parameters of a role that has no optimiser (a published record trained with
-    gates that
-    were in no optimiser).
+    gates that were in no optimiser).
     """
 
     def __init__(

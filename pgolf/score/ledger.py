@@ -39,9 +39,8 @@ class Ledger:
     """One entry per scored position, written once, in order within each document.
 
     Position p (1 <= p < n) is the prediction of token p from the tokens before it in its document. The first token of
-    a document is
-    charged to the document before it, as in the published records (it costs nats, stands for no bytes); token 0 is
-    given.
+    a document is charged to the document before it, as in the published records (it costs nats, stands for no bytes);
+    token 0 is given.
     """
 
     def __init__(self, validation: ValidationSet) -> None:

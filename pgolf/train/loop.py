@@ -38,13 +38,11 @@ class Trainer:
     """Trains a model for `max_steps` steps or `max_seconds` seconds, whichever ends first.
 
     batch_tokens: tokens of one optimiser step over all ranks; micro_batch_tokens: tokens one forward sees;
-    sequence_tokens: longest
-    document piece. loop_at: part of the budget at which the looped plan takes over. clip_norm: global L2 norm of the
-    averaged gradient.
-    schedule, momentum: see pgolf.optim.schedule. averaging: made as averaging(model). checkpoint_seconds: seconds
-    between checkpoints.
-    max_seconds=None with max_steps gives the same bits again on the same machine; a budget in seconds does not.
-    Raises ValueError when there is no budget or the batch cannot be cut into micro-batches.
+    sequence_tokens: longest document piece. loop_at: part of the budget at which the looped plan takes over.
+    clip_norm: global L2 norm of the averaged gradient. schedule, momentum: see pgolf.optim.schedule. averaging: made
+    as averaging(model). checkpoint_seconds: seconds between checkpoints. max_seconds=None with max_steps gives the
+    same bits again on the same machine; a budget in seconds does not. Raises ValueError when there is no budget or
+    the batch cannot be cut into micro-batches.
     """
 
     def __init__(

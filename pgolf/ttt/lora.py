@@ -15,8 +15,7 @@ class LoraSettings:
     from PR 1787).
 
     rank r; the delta is (alpha / r) x A^T B^T; targets: the sites that carry one; lr, beta1, beta2, weight_decay,
-    epsilon: AdamW.
-    Raises ValueError for an unknown target or a rank below 1.
+    epsilon: AdamW. Raises ValueError for an unknown target or a rank below 1.
     """
 
     def __init__(
@@ -44,8 +43,7 @@ class BatchedLora(nn.Module):
     """Adapters of `rows` documents, for every virtual layer slot of the model's current plan.
 
     A [rows, r, in] is drawn from U(-1/sqrt(in), 1/sqrt(in)) out of a stream named `name`; B [rows, out, r] starts at
-    0, so the
-    adapted model starts equal to the bare one.
+    0, so the adapted model starts equal to the bare one.
     """
 
     def __init__(self, model: GPT, rows: int, settings: LoraSettings, seed: int, name: str) -> None:

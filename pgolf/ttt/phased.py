@@ -1,8 +1,8 @@
 """Score-first test-time training: an adapter per document, and global SGD phases on what has been scored.
 
 Source: PR 1530 (adapters), 1610 (one pause), 1626 (phases). Assignment to processes is fixed, so a score can be had
-again and does
-not depend on how many processes share the work (the published scripts claim batches through a counter file).
+again and does not depend on how many processes share the work (the published scripts claim batches through a counter
+file).
 """
 
 import copy
@@ -47,12 +47,10 @@ def phase_boundaries(num_documents: int, prefix_docs: int, phases: int) -> list[
 
 class Phased:
     """Per-document adapters, score first; after each of `phases` equal parts of the first `prefix_docs` finished
-    documents, one
-    pass of SGD over all finished documents updates the model itself.
+    documents, one pass of SGD over all finished documents updates the model itself.
 
     chunk: positions scored between two adapter steps. context_tokens: longest window a chunk is predicted from. rows:
-    documents per
-    batch. phases=0: adapters only (`ttt=lora`). Raises ValueError for sizes below 1.
+    documents per batch. phases=0: adapters only (`ttt=lora`). Raises ValueError for sizes below 1.
     """
 
     def __init__(

@@ -1,8 +1,5 @@
 """The training loop: learns, resumes to the bit, keeps its clock, agrees over processes."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +16,7 @@ from pgolf.optim.schedule import MomentumRamp, Warmdown
 from pgolf.train import checkpoint
 from pgolf.train.clock import BudgetClock, limits
 from pgolf.train.loop import Trainer
-from tests.support import ALONE, FakeDataset, tiny_model
+from tests.support import ALONE, FakeDataset, run_ranks, tiny_model
 
 SETTINGS = {
     "max_steps": 30,
@@ -199,28 +196,12 @@ def test_two_processes_train_like_one(tmp_path):
     """Two gloo processes and one, 20 steps: the same losses and weights to tolerance."""
     program = tmp_path / "rank.py"
     program.write_text(RANK_PROGRAM)
-    root = Path(__file__).parents[2]
     results = []
     for world in (1, 2):
         out = tmp_path / f"out{world}.pt"
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={world}",
-            str(program),
-            str(tmp_path / "data"),
-            str(out),
-        ]
-        done = subprocess.run(command, cwd=root, env=_environment(root), capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
+        run_ranks(program, world, tmp_path / "data", out)
         results.append(torch.load(out))
     one, two = results
     assert one["losses"] == pytest.approx(two["losses"], rel=1e-4)
     for name, value in one["average"].items():
         assert (value - two["average"][name]).norm() <= 1e-3 * value.norm() + 1e-6, name
-
-
-def _environment(root: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}

@@ -1,11 +1,7 @@
 """Evaluation and test-time training: coverage, equality with plain forwards, learning, order, processes."""
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +16,7 @@ from pgolf.ttt.global_sgd import GlobalSGD
 from pgolf.ttt.lora import BatchedLora, LoraSettings
 from pgolf.ttt.phased import Phased, document_batches, phase_boundaries
 from pgolf.ttt.strategy import Bench
-from tests.support import ALONE, documents, tiny_model
+from tests.support import ALONE, documents, run_ranks, tiny_model
 
 BENCH = Bench(0, sdpa, Silent())
 ALL_SITES = ["q", "k", "v", "o", "mlp", "head"]
@@ -229,21 +225,9 @@ def test_two_processes_score_like_one(tmp_path):
 
     program = tmp_path / "rank.py"
     program.write_text(RANK_PROGRAM)
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     results = []
     for world in (1, 2):
         out = tmp_path / f"{world}.npy"
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={world}",
-            str(program),
-            str(out),
-        ]
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
+        run_ranks(program, world, out)
         results.append(np.load(out))
     np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-5)
