@@ -1,0 +1,1 @@
+"""Exchange with the published record scripts: their reference numbers, weights and shards."""
