@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pgolf.data.documents import WORD_MARK
-from pgolf.data.tokenizer import Tokenizer
+from pgolf.data.sentencepiece_model import Tokenizer
 from pgolf.errors import UserError
 
 Kind = Literal["normal", "byte", "boundary"]

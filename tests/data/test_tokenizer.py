@@ -25,11 +25,10 @@ def test_digits_are_single_tokens(tokenizer):
     assert len(tokenizer.encode("2048")) == 4
 
 
-def test_batches_equal_single_encodings_with_any_number_of_threads(tokenizer):
+def test_batches_equal_single_encodings(tokenizer):
     texts = [*small_documents(5), "", " ", "\n"]
     expected = [tokenizer.encode(text) for text in texts]
     assert tokenizer.encode_batch(texts) == expected
-    assert tokenizer.encode_batch(texts, num_threads=3) == expected
 
 
 def test_long_lines_and_reserved_characters_are_trained_on():
@@ -41,7 +40,7 @@ def test_long_lines_and_reserved_characters_are_trained_on():
 
 def test_the_sample_is_bounded():
     maker = SentencePieceTokenizer(vocab_size=300, sample_characters=50, chunk_characters=20)
-    chunks = maker._chunks(["a" * 45, "b" * 45, "c" * 45])
+    chunks = list(maker._chunks(["a" * 45, "b" * 45, "c" * 45]))
     assert chunks == ["a" * 20, "a" * 20, "a" * 5, "b" * 20]
 
 

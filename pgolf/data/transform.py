@@ -1,0 +1,51 @@
+"""Text transforms: what is done to a document before it is tokenised, and undone after it is decoded."""
+
+from typing import Any, Literal, Protocol
+
+from pgolf.data import caseops
+from pgolf.errors import UserError
+
+
+class Transform(Protocol):
+    """A bijection on strings that writes operators of its own into the text."""
+
+    operators: tuple[str, ...]  # Single characters that a tokenizer should hold as single pieces.
+
+    def encode(self, text: str) -> str:
+        """The text that is tokenised."""
+
+    def decode(self, text: str, *, malformed: Literal["refuse", "keep"] = "refuse") -> str:
+        """Undo `encode`."""
+
+    def identity(self) -> dict[str, Any]:
+        """JSON values that determine the transform; `load_transform` takes them back."""
+
+
+class CaseOps:
+    """Capitals as operators before lower-case letters (PR #1729); see pgolf.data.caseops."""
+
+    operators = caseops.OPERATORS
+
+    def encode(self, text: str) -> str:
+        """The text with operators for capitals."""
+        return caseops.encode(text)
+
+    def decode(self, text: str, *, malformed: Literal["refuse", "keep"] = "refuse") -> str:
+        """The original text; CaseOpsError where an operator does not parse, unless it is to be kept."""
+        return caseops.decode(text, malformed=malformed)
+
+    def identity(self) -> dict[str, Any]:
+        """The published name of this encoding."""
+        return {"kind": "lossless_caps_caseops_v1"}
+
+
+def load_transform(identity: dict[str, Any] | None) -> Transform | None:
+    """The transform with this identity; UserError when this version of pgolf does not know it."""
+    if identity is None:
+        return None
+    if identity == CaseOps().identity():
+        return CaseOps()
+    raise UserError(
+        f"the data was written with the text transform {identity}, which this version of pgolf does not know; "
+        f"it knows {CaseOps().identity()}."
+    )
