@@ -17,6 +17,7 @@ from pgolf.app.machine import prepare_process
 prepare_process()
 
 from pgolf.console import Silent  # noqa: E402
+from pgolf.data.loaders import DocumentPackingLoader  # noqa: E402
 from pgolf.data.shards import write_shard  # noqa: E402
 from pgolf.distributed import alone  # noqa: E402
 from pgolf.kernels.attend import sdpa  # noqa: E402
@@ -100,6 +101,8 @@ def trainer() -> Trainer:
         batch_tokens=2048,
         micro_batch_tokens=1024,
         sequence_tokens=256,
+        loader=DocumentPackingLoader,
+        prefetch_batches=2,
         loop_at=0.0,
         clip_norm=0.3,
         schedule=Warmdown(fraction=0.75, floor=0.1),
@@ -133,7 +136,7 @@ def bare(dataset: Dataset) -> float:
     model, optimizers = make_model()
     model.set_plan("looped")
     begun = time.perf_counter()
-    loader = trainer().loader(dataset, alone())
+    loader = trainer().batches(dataset, alone())
     average = ExponentialAverage(model, decay=0.9)
     for _ in range(STEPS):
         optimizers.zero_grad()

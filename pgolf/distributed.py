@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -50,6 +51,13 @@ class Group:
         shared = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.broadcast(shared, src=0)
         return float(shared.item())
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's `value` (plain data), by rank, on every rank."""
+        gathered = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(gathered, value)
+        return gathered
 
     def barrier(self) -> None:
         """Wait for everyone."""

@@ -17,7 +17,7 @@ from pgolf.audit.checks import table
 from pgolf.console import Console
 from pgolf.data.baselines import baselines
 from pgolf.data.dataset import Dataset
-from pgolf.data.loaders import ShuffledSequenceLoader
+from pgolf.data.loaders import BatchShape, ShuffledSequenceLoader
 from pgolf.distributed import Group
 from pgolf.errors import UserError
 from pgolf.files import read_json, write_bytes, write_json
@@ -159,6 +159,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
         "tokens": progress.tokens,
         "looped_at": progress.looped_at,
         "seconds": clock.elapsed("train"),
+        "data_seconds": progress.data_seconds,
     }
 
 
@@ -196,13 +197,8 @@ def _calibrate(shop: Workshop, model: GPT, names: list[str]) -> dict[str, Tensor
     """Hessians of the named weights over shuffled training sequences (spec of PR 1394: dense rows, plan of the end of
     training)."""
     train = shop.recipe.train
-    loader = ShuffledSequenceLoader(
-        shop.dataset.train_files,
-        1,
-        0,
-        micro_batch_tokens=train.micro_batch_tokens // train.sequence_tokens * train.sequence_tokens,
-        sequence_tokens=train.sequence_tokens,
-    )
+    whole_rows = train.micro_batch_tokens // train.sequence_tokens * train.sequence_tokens
+    loader = ShuffledSequenceLoader(shop.dataset.train_files, 1, 0, BatchShape(whole_rows, train.sequence_tokens))
     context = Context(shop.attention)
 
     def one_batch() -> None:
@@ -302,7 +298,9 @@ def _summary(shop: Workshop, parameters: int) -> dict[str, Any]:
         "stages": stages,
         "artifact": artifact,
         "classes": compress.get("classes"),
-        "train": None if train is None else {key: train[key] for key in ("steps", "tokens", "seconds", "looped_at")},
+        "train": None
+        if train is None
+        else {key: train[key] for key in ("steps", "tokens", "seconds", "data_seconds", "looped_at")},
         "model": {"parameters": parameters},
         "audit": record.result("audit"),
         "baselines": record.result("prepare")["baselines"],

@@ -1,6 +1,8 @@
 """The training loop: read it to know what one step does."""
 
+import functools
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,8 @@ from torch import Tensor
 
 from pgolf.console import Console
 from pgolf.data.dataset import Dataset
-from pgolf.data.loaders import Batch, DocumentPackingLoader
+from pgolf.data.loaders import Batch, BatchShape, Loader, Prefetch
+from pgolf.data.loaders.batch import MakeLoader
 from pgolf.distributed import Group
 from pgolf.errors import UserError
 from pgolf.kernels.attend import Attention
@@ -27,10 +30,11 @@ from pgolf.train.clock import BudgetClock
 
 @dataclass
 class Progress:
-    """Where training stands."""
+    """Where training stands. `data_seconds`: how long it has waited for batches."""
 
     step: int = 0
     tokens: int = 0
+    data_seconds: float = 0.0
     looped_at: int | None = None
 
 
@@ -38,7 +42,9 @@ class Trainer:
     """Trains a model for `max_steps` steps or `max_seconds` seconds, whichever ends first.
 
     batch_tokens: tokens of one optimiser step over all ranks; micro_batch_tokens: tokens one forward sees;
-    sequence_tokens: longest document piece. loop_at: part of the budget at which the looped plan takes over.
+    sequence_tokens: longest document piece, or length of a row. loader: made as loader(files, world_size, rank, shape),
+    see pgolf.data.loaders; prefetch_batches: micro-batches drawn ahead of the step that uses them. loop_at: part of the
+    budget at which the looped plan takes over.
     clip_norm: global L2 norm of the averaged gradient. schedule, momentum: see pgolf.optim.schedule. averaging: made
     as averaging(model). checkpoint_seconds: seconds between checkpoints. max_seconds=None with max_steps gives the
     same bits again on the same machine; a budget in seconds does not. Raises ValueError when there is no budget or
@@ -53,6 +59,8 @@ class Trainer:
         batch_tokens: int,
         micro_batch_tokens: int,
         sequence_tokens: int,
+        loader: MakeLoader,
+        prefetch_batches: int,
         loop_at: float,
         clip_norm: float,
         schedule: Callable[[float], float],
@@ -72,6 +80,13 @@ class Trainer:
             raise ValueError(
                 f"train.sequence_tokens={sequence_tokens} must be 2 to micro_batch_tokens={micro_batch_tokens}"
             )
+        if prefetch_batches < 1:
+            raise ValueError(f"train.prefetch_batches={prefetch_batches} must be at least 1")
+        if _gives_whole_rows(loader) and micro_batch_tokens % sequence_tokens:
+            raise ValueError(
+                f"train.micro_batch_tokens={micro_batch_tokens} is not a multiple of "
+                f"train.sequence_tokens={sequence_tokens}, and this train.loader gives whole rows"
+            )
         if not 0.0 <= loop_at <= 1.0:
             raise ValueError(
                 f"train.loop_at={loop_at} must lie between 0 and 1: the part of the budget before recurrence"
@@ -82,6 +97,7 @@ class Trainer:
         self.batch_tokens, self.micro_batch_tokens = batch_tokens, micro_batch_tokens
         self.sequence_tokens, self.loop_at, self.clip_norm = sequence_tokens, loop_at, clip_norm
         self.schedule, self.momentum, self.averaging = schedule, momentum, averaging
+        self.loader, self.prefetch_batches = loader, prefetch_batches
         self.checkpoint_seconds = checkpoint_seconds
 
     def fraction(self, step: int, seconds: float) -> float:
@@ -108,33 +124,33 @@ class Trainer:
         Continues from `directory`/state.pgolf when there is one, bit for bit on a CPU.
         """
         micro_steps = self.micro_steps(group.world_size)
-        loader = self.loader(dataset, group)
+        loader = self.batches(dataset, group)
         average = self.averaging(model)
         progress = Progress()
         state_path = directory / "state.pgolf"
         if state_path.exists():
             state = checkpoint.load(state_path)
-            if (processes := state["loader"]["world_size"]) != group.world_size:
+            if (processes := len(state["loaders"])) != group.world_size:
                 raise UserError(
                     f"{state_path} was written by {processes} process(es) and this run has {group.world_size}: "
                     f"continue with launch.nproc={processes}, or delete it to train again from step 0."
                 )
-            # the leader wrote it; the position in the data is the same for every rank
-            state["loader"]["rank"] = group.rank
-            _restore(state, model, optimizers, average, loader, progress, clock)
+            _restore(state, group.rank, model, optimizers, average, loader, progress, clock)
             console.say(f"continuing from step {progress.step}: {state_path}")
         saved_at = clock.elapsed("train")
-        with clock.phase("train"), console.task("train", self.max_steps) as task:
+        with loader, clock.phase("train"), console.task("train", self.max_steps) as task:
             while (fraction := self._fraction_now(progress, clock, group)) < 1.0:
                 if fraction >= self.loop_at and progress.looped_at is None:
                     progress.looped_at = progress.step
                     model.set_plan("looped")
                 lr_scale, momentum = self.schedule(fraction), self.momentum(progress.step)
                 optimizers.schedule(lr_scale, momentum)
-                loss, grad_norm = self._step(model, optimizers, loader, micro_steps, attention, group)
+                batches = _Timed(loader)
+                loss, grad_norm = self._step(model, optimizers, batches, micro_steps, attention, group)
                 average.update(model)
                 progress.step += 1
                 progress.tokens += self.batch_tokens
+                progress.data_seconds += batches.seconds
                 seconds = clock.elapsed("train")
                 log(
                     {
@@ -147,6 +163,7 @@ class Trainer:
                         "grad_norm": grad_norm,
                         "tokens": progress.tokens,
                         "seconds": seconds,
+                        "data_seconds": batches.seconds,
                     }
                 )
                 task.update(progress.step, loss=loss, tokens_per_second=progress.tokens / max(seconds, 1e-9))
@@ -158,8 +175,11 @@ class Trainer:
                     )
                 if group.from_leader(seconds) - saved_at >= self.checkpoint_seconds:
                     saved_at = group.from_leader(seconds)
+                    positions = group.gather(loader.state_dict())
                     if group.leads:
-                        checkpoint.save(state_path, _state(model, optimizers, average, loader, progress, seconds))
+                        checkpoint.save(state_path, _state(model, optimizers, average, positions, progress, seconds))
+        share = progress.data_seconds / max(clock.elapsed("train"), 1e-9)
+        console.say(f"training waited {progress.data_seconds:.2f} s for its data ({share:.2%} of its time)")
         model.set_plan("looped")
         return average.state_dict(), progress
 
@@ -173,16 +193,11 @@ class Trainer:
             )
         return total // world_size
 
-    def loader(self, dataset: Dataset, group: Group) -> DocumentPackingLoader:
-        """The training loader: whether a step fits in a shard is tested for the whole step, so world sizes agree."""
-        return DocumentPackingLoader(
-            dataset.train_files,
-            group.world_size,
-            group.rank,
-            micro_batch_tokens=self.micro_batch_tokens,
-            max_document_tokens=self.sequence_tokens,
-            spans_per_fit=self.batch_tokens // self.micro_batch_tokens,
-        )
+    def batches(self, dataset: Dataset, group: Group) -> Prefetch:
+        """The training batches of this rank, drawn ahead of the steps that use them."""
+        shape = BatchShape(self.micro_batch_tokens, self.sequence_tokens, self.batch_tokens // self.micro_batch_tokens)
+        loader = self.loader(dataset.train_files, group.world_size, group.rank, shape)
+        return Prefetch(loader, depth=self.prefetch_batches, pin=group.device.type == "cuda")
 
     def _fraction_now(self, progress: Progress, clock: BudgetClock, group: Group) -> float:
         seconds = group.from_leader(clock.elapsed("train")) if self.max_seconds else 0.0
@@ -192,7 +207,7 @@ class Trainer:
         self,
         model: GPT,
         optimizers: RoleOptimizers,
-        loader: DocumentPackingLoader,
+        batches: "_Timed",
         micro_steps: int,
         attention: Attention,
         group: Group,
@@ -200,7 +215,7 @@ class Trainer:
         optimizers.zero_grad()
         total = torch.zeros((), device=group.device)
         for _ in range(micro_steps):
-            loss = batch_loss(model, loader.next(), attention, group.device) / micro_steps
+            loss = batch_loss(model, batches.next(), attention, group.device) / micro_steps
             loss.backward()
             total += loss.detach()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -213,20 +228,41 @@ class Trainer:
 
 
 def batch_loss(model: GPT, batch: Batch, attention: Attention, device: torch.device) -> Tensor:
-    """Mean cross entropy in nats of one micro-batch; documents do not see each other."""
+    """Mean cross entropy in nats of one micro-batch; packed documents, and rows, do not see each other."""
     packing = Packing.from_cu_seqlens(batch.cu_seqlens).to(device) if batch.cu_seqlens is not None else None
     context = Context(attention, packing)
     with autocast(device):
-        hidden = model(batch.inputs.to(device), context)
+        hidden = model(batch.inputs.to(device, non_blocking=True), context)
         logits = model.logits(hidden, context)
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.to(device).flatten())
+    targets = batch.targets.to(device, non_blocking=True)
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+class _Timed:
+    """Batches of one step, and the seconds spent waiting for them."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader, self.seconds = loader, 0.0
+
+    def next(self) -> Batch:
+        """The loader's next batch."""
+        begun = time.perf_counter()
+        batch = self.loader.next()
+        self.seconds += time.perf_counter() - begun
+        return batch
+
+
+def _gives_whole_rows(loader: MakeLoader) -> bool:
+    """Whether the loader that this factory makes cuts a micro-batch into rows of sequence_tokens."""
+    made = loader.func if isinstance(loader, functools.partial) else loader
+    return bool(getattr(made, "whole_rows", False))
 
 
 def _state(
     model: GPT,
     optimizers: RoleOptimizers,
     average: ExponentialAverage,
-    loader: DocumentPackingLoader,
+    positions: list[dict[str, Any]],
     progress: Progress,
     seconds: float,
 ) -> dict[str, Any]:
@@ -234,7 +270,7 @@ def _state(
         "model": model.state_dict(),
         "optimizers": optimizers.state_dict(),
         "average": average.state_dict(),
-        "loader": loader.state_dict(),
+        "loaders": positions,  # by rank
         "progress": vars(progress),
         "train_seconds": seconds,
         "plan": model.plan_name,
@@ -243,17 +279,18 @@ def _state(
 
 def _restore(
     state: dict[str, Any],
+    rank: int,
     model: GPT,
     optimizers: RoleOptimizers,
     average: ExponentialAverage,
-    loader: DocumentPackingLoader,
+    loader: Loader,
     progress: Progress,
     clock: BudgetClock,
 ) -> None:
     model.load_state_dict(state["model"])
     optimizers.load_state_dict(state["optimizers"])
     average.load_state_dict(state["average"])
-    loader.load_state_dict(state["loader"])
+    loader.load_state_dict(state["loaders"][rank])
     vars(progress).update(state["progress"])
     clock.seconds["train"] = state["train_seconds"]
     model.set_plan(state["plan"])

@@ -1,5 +1,6 @@
 """The training loop: learns, resumes to the bit, keeps its clock, agrees over processes."""
 
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -7,6 +8,12 @@ import pytest
 import torch
 
 from pgolf.console import Silent
+from pgolf.data.loaders import (
+    CoprimeStrideLoader,
+    DocumentPackingLoader,
+    SequentialLoader,
+    ShuffledSequenceLoader,
+)
 from pgolf.errors import UserError
 from pgolf.kernels.attend import sdpa
 from pgolf.optim.averaging import ExponentialAverage
@@ -24,6 +31,8 @@ SETTINGS = {
     "batch_tokens": 512,
     "micro_batch_tokens": 256,
     "sequence_tokens": 64,
+    "loader": DocumentPackingLoader,
+    "prefetch_batches": 2,
     "loop_at": 0.4,
     "clip_norm": 1.0,
     "schedule": Warmdown(fraction=0.5, floor=0.1),
@@ -115,6 +124,34 @@ def test_a_run_that_was_stopped_continues_to_the_same_bits(tmp_path, stop_after)
     assert all(torch.equal(whole[name], rest[name]) for name in whole)
 
 
+@pytest.mark.parametrize(
+    "loader",
+    [ShuffledSequenceLoader, SequentialLoader, partial(CoprimeStrideLoader, ramp_batches=9)],
+    ids=["shuffled_sequence", "sequential", "coprime_stride"],
+)
+def test_rows_that_are_not_packed_train_and_continue_to_the_same_bits(tmp_path, loader):
+    whole, _, events, _ = train(tmp_path / "whole", loader=loader)
+    losses = [event["train_loss"] for event in events]
+    assert losses[-1] < 0.6 * losses[0]
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", checkpoint_seconds=0.0, stop_after=9, loader=loader)
+    rest, _, tail, _ = train(tmp_path / "cut", checkpoint_seconds=0.0, loader=loader)
+    assert [event["train_loss"] for event in tail] == losses[8:]
+    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+
+
+def test_the_wait_for_data_is_logged_and_said(tmp_path):
+    _, progress, events, _ = train(tmp_path)
+    assert progress.data_seconds == pytest.approx(sum(event["data_seconds"] for event in events))
+    assert 0.0 < progress.data_seconds < events[-1]["seconds"]
+
+
+def test_training_leaves_no_thread_behind(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, stop_after=2)
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
     path = tmp_path / "state.pgolf"
     checkpoint.save(path, {"step": 3, "x": torch.arange(4)})
@@ -138,6 +175,8 @@ def test_a_loss_that_is_not_a_number_stops_in_a_sentence(tmp_path):
         ({"max_steps": 0}, "at least 1"),
         ({"batch_tokens": 500}, "batch_tokens=500 is not a multiple"),
         ({"sequence_tokens": 257}, "sequence_tokens=257"),
+        ({"loader": SequentialLoader, "sequence_tokens": 60}, "256 is not a multiple of train.sequence_tokens=60"),
+        ({"prefetch_batches": 0}, "prefetch_batches=0"),
         ({"loop_at": 2.0}, "loop_at=2.0"),
         ({"clip_norm": 0.0}, "clip_norm=0.0"),
     ],
@@ -178,7 +217,7 @@ def test_both_readings_of_the_time_limits():
 
 
 RANK_PROGRAM = """
-import json, sys
+import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -205,3 +244,33 @@ def test_two_processes_train_like_one(tmp_path):
     assert one["losses"] == pytest.approx(two["losses"], rel=1e-4)
     for name, value in one["average"].items():
         assert (value - two["average"][name]).norm() <= 1e-3 * value.norm() + 1e-6, name
+
+
+CUT_PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from pgolf import distributed
+from pgolf.data.loaders import ShuffledSequenceLoader
+from tests.train.test_train import train
+group = distributed.join()
+folder = Path(sys.argv[1])
+settings = dict(group=group, max_steps=12, loader=ShuffledSequenceLoader)
+whole, _, events, _ = train(folder / "whole", **settings)
+try:
+    train(folder / "cut", checkpoint_seconds=0.0, stop_after=6, **settings)
+except KeyboardInterrupt:
+    pass
+rest, _, tail, _ = train(folder / "cut", checkpoint_seconds=0.0, **settings)
+assert [event["train_loss"] for event in tail] == [event["train_loss"] for event in events[5:]]
+assert all(torch.equal(whole[name], rest[name]) for name in whole)
+group.close()
+"""
+
+
+def test_two_processes_on_shards_of_their_own_continue_to_the_same_bits(tmp_path):
+    """The shuffled loader's position is another on every rank: the checkpoint holds all of them."""
+    program = tmp_path / "rank.py"
+    program.write_text(CUT_PROGRAM)
+    run_ranks(program, 2, tmp_path)
