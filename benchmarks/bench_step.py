@@ -63,7 +63,7 @@ def make_model() -> tuple[GPT, RoleOptimizers]:
         num_heads=3,
         num_kv_heads=1,
         rope=Rotary(dims=16, base=1e4),
-        exclude_own_value=True,
+        exclude=partial(own_value, last=None),
         gate=None,
     )
     model = GPT(
@@ -71,7 +71,7 @@ def make_model() -> tuple[GPT, RoleOptimizers]:
         0,
         dim=96,
         qk_gain=5.0,
-        softcap=30.0,
+        softcap=partial(SoftCap, cap=30.0),
         embedding_std=0.005,
         layer_scale=True,
         skip_gates=True,

@@ -24,7 +24,6 @@ from pgolf.files import read_json, write_bytes, write_json
 from pgolf.kernels.attend import select
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
-from pgolf.model.precision import autocast
 from pgolf.model.roles import parameter_roles, stream
 from pgolf.model.sample import continuation
 from pgolf.quant import container
@@ -202,7 +201,7 @@ def _calibrate(shop: Workshop, model: GPT, names: list[str]) -> dict[str, Tensor
     context = Context(shop.attention)
 
     def one_batch() -> None:
-        with autocast(shop.group.device):
+        with model.precision.autocast(shop.group.device):
             model.logits(model(loader.next().inputs.to(shop.group.device), context), context)
 
     sites = model.calibration_sites()

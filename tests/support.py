@@ -14,7 +14,9 @@ from pgolf.data.shards import write_shard
 from pgolf.data.validation import ValidationSet
 from pgolf.distributed import Group
 from pgolf.model.attention import CausalSelfAttention
+from pgolf.model.exclude import own_value
 from pgolf.model.gpt import GPT
+from pgolf.model.head import SoftCap
 from pgolf.model.mlp import LeakyReLUSquared
 from pgolf.model.plan import Depth
 from pgolf.model.rope import Rotary
@@ -32,14 +34,16 @@ def tiny_model(
     num_loops: int = 1,
     num_layers: int = 4,
     scramble: float = 0.0,
+    **parts: Any,
 ) -> GPT:
-    """A GPT of four thin layers; `scramble` adds noise to every parameter (output projections start at zero)."""
+    """A GPT of four thin layers, with other `parts` of GPT where given; `scramble` adds noise to all of it (output
+    projections start at zero)."""
     model = GPT(
         vocab_size,
         seed,
         dim=dim,
         qk_gain=2.0,
-        softcap=30.0,
+        softcap=partial(SoftCap, cap=30.0),
         embedding_std=0.05,
         layer_scale=True,
         skip_gates=True,
@@ -49,10 +53,11 @@ def tiny_model(
             num_heads=4,
             num_kv_heads=2,
             rope=Rotary(dims=4, base=1e4),
-            exclude_own_value=exclude_own_value,
+            exclude=partial(own_value, last=None) if exclude_own_value else None,
             gate=gate,
         ),
         mlp=partial(LeakyReLUSquared, multiple=2.0, slope=0.5),
+        **parts,
     )
     if scramble:
         generator = torch.Generator().manual_seed(seed)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from pgolf.model.context import Context
@@ -11,25 +10,14 @@ from pgolf.model.roles import Linear, Part, constant, orthogonal
 from pgolf.model.rope import Rotary
 
 
-def exclude_value(y: Tensor, v: Tensor) -> Tensor:
-    """Remove from each head's output its component along the same position's value vector (XSA, exclusive
-    self-attention).
-
-    y [B, T, H, d], v [B, T, G, d] -> [B, T, H, d].
-    """
-    grouped, v = y.unflatten(2, (v.shape[2], -1)), v[:, :, :, None]
-    share = torch.linalg.vecdot(grouped, v) / torch.linalg.vecdot(v, v).clamp_min(1e-24)
-    return torch.addcmul(grouped, share[..., None], v, value=-1.0).flatten(2, 3)
-
-
 class CausalSelfAttention(Part):
     """q, k, v projections; RMSNorm on each q and k head; partial RoPE; a learned gain per query head; causal
     attention; output projection.
 
-    num_heads query heads share num_kv_heads key/value heads. exclude_own_value: XSA on all layers (published records
-    from 2026-03-20). gate: optional per-head gate on the output, made as gate(dim, num_heads) and fed the normed
-    block input. Raises ValueError when dim is not divisible by num_heads, num_heads not by num_kv_heads, or the
-    rotary dimensions exceed the head.
+    num_heads query heads share num_kv_heads key/value heads. exclude: optional XSA, made as
+    exclude(num_heads, layer, num_layers), which gives None for a layer without it. gate: optional per-head gate on the
+    output, made as gate(dim, num_heads) and fed the normed block input and the query projection. Raises ValueError when
+    dim is not divisible by num_heads, num_heads not by num_kv_heads, or the rotary dimensions exceed the head.
     """
 
     q_gain: nn.Parameter
@@ -38,11 +26,13 @@ class CausalSelfAttention(Part):
         self,
         dim: int,
         qk_gain: float,
+        layer: int,
+        num_layers: int,
         *,
         num_heads: int,
         num_kv_heads: int,
         rope: Rotary,
-        exclude_own_value: bool,
+        exclude: Callable[[int, int, int], nn.Module | None] | None,
         gate: Callable[[int, int], nn.Module] | None,
     ) -> None:
         super().__init__()
@@ -54,26 +44,27 @@ class CausalSelfAttention(Part):
         if rope.dims > self.head_dim:
             raise ValueError(f"attention.rope.dims={rope.dims} exceeds the head dimension {self.head_dim}")
         self.rope = rope
-        self.exclude_own_value = exclude_own_value
         kv_dim = num_kv_heads * self.head_dim
         self.c_q = Linear(dim, dim, "matrix", orthogonal())
         self.c_k = Linear(dim, kv_dim, "matrix", orthogonal())
         self.c_v = Linear(dim, kv_dim, "matrix", orthogonal())
         self.proj = Linear(dim, dim, "matrix", constant(0.0))
         self.declare("q_gain", (num_heads,), "scalar", constant(qk_gain))
+        self.exclude = exclude(num_heads, layer, num_layers) if exclude is not None else None
         self.gate = gate(dim, num_heads) if gate is not None else None
 
     def forward(self, n: Tensor, slot: int, context: Context) -> Tensor:
         """n: normed block input [B, T, dim] -> [B, T, dim]."""
-        q, k, v = (
-            context.adapt(slot, site, n, projection(n)).unflatten(-1, (-1, self.head_dim))
+        projected = [
+            context.adapt(slot, site, n, projection(n))
             for site, projection in (("q", self.c_q), ("k", self.c_k), ("v", self.c_v))
-        )
+        ]
+        q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in projected)
         q, k = self.rope(rms_norm(q)), self.rope(rms_norm(k))
         q = q * self.q_gain[:, None].to(q.dtype)
         y = context.attention(q, k, v, context.packing)
-        if self.exclude_own_value:
-            y = exclude_value(y, v)
+        if self.exclude is not None:
+            y = self.exclude(y, v)
         if self.gate is not None:
-            y = y * self.gate(n)
+            y = y * self.gate(n, projected[0])
         return context.adapt(slot, "o", n, self.proj(y.flatten(2)))

@@ -7,15 +7,20 @@ from pgolf.model.context import Context
 from pgolf.model.roles import Linear, Part, constant, orthogonal
 
 
+def _hidden(dim: int, multiple: float) -> int:
+    hidden = round(multiple * dim)
+    if hidden < 1:
+        raise ValueError(f"mlp.multiple={multiple} leaves no hidden unit at model.dim={dim}")
+    return hidden
+
+
 class LeakyReLUSquared(Part):
     """W_down (leaky_relu(W_up n, slope))^2, hidden width = round(multiple * dim). slope=0 is ReLU^2 (Primer); 0.5
     from PR 1394 on."""
 
     def __init__(self, dim: int, *, multiple: float, slope: float) -> None:
         super().__init__()
-        hidden = round(multiple * dim)
-        if hidden < 1:
-            raise ValueError(f"mlp.multiple={multiple} leaves no hidden unit at model.dim={dim}")
+        hidden = _hidden(dim, multiple)
         self.slope = slope
         self.fc = Linear(dim, hidden, "matrix", orthogonal())
         self.proj = Linear(hidden, dim, "matrix", constant(0.0))
@@ -24,3 +29,18 @@ class LeakyReLUSquared(Part):
         """n: normed input [B, T, dim] -> [B, T, dim]."""
         hidden = F.leaky_relu(self.fc(n), self.slope).square()
         return context.adapt(slot, "mlp", n, self.proj(hidden))
+
+
+class SwiGLU(Part):
+    """W_down (silu(W_gate n) * W_up n), hidden width = round(multiple * dim) (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, *, multiple: float) -> None:
+        super().__init__()
+        hidden = _hidden(dim, multiple)
+        self.fc = Linear(dim, hidden, "matrix", orthogonal())
+        self.fc_gate = Linear(dim, hidden, "matrix", orthogonal())
+        self.proj = Linear(hidden, dim, "matrix", constant(0.0))
+
+    def forward(self, n: Tensor, slot: int, context: Context) -> Tensor:
+        """n: normed input [B, T, dim] -> [B, T, dim]."""
+        return context.adapt(slot, "mlp", n, self.proj(F.silu(self.fc_gate(n)) * self.fc(n)))

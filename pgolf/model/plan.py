@@ -1,10 +1,15 @@
 """The order in which blocks are walked, as data.
 
-Depth recurrence and U-Net skips are not branches in `forward`: a LayerPlan is computed from the configuration
-and `forward` walks it. Turning recurrence on during training swaps one plan for another.
+Depth recurrence, U-Net skips and parallel lanes are not branches in `forward`: LayerPlans are computed from the
+configuration and `forward` walks one of them. Turning recurrence on during training swaps one plan for another.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Form = Literal["sequential", "parallel", "lanes"]
+"""How a visit combines attention and MLP: one after the other, side by side on one stream, or on two lanes."""
 
 
 @dataclass(frozen=True)
@@ -13,14 +18,18 @@ class Pass:
 
     block: index of the block whose weights are used.
     slot: virtual layer, the index that adapters are keyed by (a block visited three times has three slots).
+    depth: the index d of the factor 1 / sqrt(d + 1) after both norms, where the model has it.
     push: whether the output is kept for a later skip.
     pop: row of `skip_weights` through which the newest kept output is mixed into the input, or None.
+    form: see `Form`.
     """
 
     block: int
     slot: int
+    depth: int
     push: bool = False
     pop: int | None = None
+    form: Form = "sequential"
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,12 @@ class LayerPlan:
     @property
     def num_skips(self) -> int:
         """How many rows of `skip_weights` the plan reads."""
-        return sum(step.pop is not None for step in self.passes)
+        return max((step.pop + 1 for step in self.passes if step.pop is not None), default=0)
+
+    def formed(self, form: Callable[[int, bool], Form]) -> "LayerPlan":
+        """The same plan with the form of each pass decided by form(block, whether it is in the second half)."""
+        half = len(self.passes) // 2
+        return LayerPlan(tuple(replace(step, form=form(step.block, step.slot >= half)) for step in self.passes))
 
     def rows(self) -> list[dict[str, object]]:
         """The plan as a table: one row per pass, in order."""
@@ -45,6 +59,7 @@ class LayerPlan:
                     "slot": step.slot,
                     "block": step.block,
                     "visit": seen[step.block],
+                    "form": step.form,
                     "push": step.push,
                     "pop": step.pop,
                 }
@@ -53,16 +68,36 @@ class LayerPlan:
 
 
 class Depth:
-    """How many blocks there are and in which order they are walked (spec: depth recurrence of PR 1394 and after,
-    U-Net skips of the 2026-03 records).
+    """How many blocks there are and in which order they are walked (depth recurrence of PR 1394 and after, U-Net
+    skips of the 2026-03 records).
 
     num_layers: number of blocks. loop_start..loop_end (inclusive): the segment that is repeated `num_loops` more times
     once recurrence is on; num_loops=0 is no recurrence. skips: the first half of the passes keeps its outputs, the
     second half takes them back in reverse order.
-    Raises ValueError when the segment does not lie inside the network.
+    ramp: whether the plans between "plain" and "looped" exist too, with one more repetition each (loop1, loop2, ...),
+    for a trainer that turns recurrence on in steps.
+    skip_rows: rows of the skip weights. "all": one for every skip of the deepest plan. "plain": as many as the plan
+    without recurrence has, later skips are not taken (2026-04-04). "plain_reused": as many, and later skips read the
+    last row (2026-04-03).
+    norm_depth: whether the factor after the norms follows the block ("physical") or the virtual layer ("virtual",
+    2026-03-31).
+
+    `plans` holds the plans by name, from the first to the last that training walks. Raises ValueError when the segment
+    does not lie inside the network.
     """
 
-    def __init__(self, *, num_layers: int, loop_start: int, loop_end: int, num_loops: int, skips: bool) -> None:
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        loop_start: int,
+        loop_end: int,
+        num_loops: int,
+        skips: bool,
+        ramp: bool = False,
+        skip_rows: Literal["all", "plain", "plain_reused"] = "all",
+        norm_depth: Literal["physical", "virtual"] = "physical",
+    ) -> None:
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers}: a model needs at least one layer")
         if num_loops < 0:
@@ -71,18 +106,23 @@ class Depth:
             raise ValueError(
                 f"loop_start={loop_start}, loop_end={loop_end} is not a segment of layers 0..{num_layers - 1}"
             )
-        self.num_layers = num_layers
-        self.skips = skips
-        plain = tuple(range(num_layers))
-        segment = plain[loop_start : loop_end + 1] if num_loops else ()
-        looped = plain[:loop_start] + segment * (num_loops + 1) + plain[loop_end + 1 :] if num_loops else plain
-        self.plans = {"plain": self._plan(plain), "looped": self._plan(looped)}
+        self.num_layers, self.skips, self.skip_rows, self.norm_depth = num_layers, skips, skip_rows, norm_depth
+        blocks = list(range(num_layers))
+        self.plans: dict[str, LayerPlan] = {}
+        for loops in range(num_loops + 1) if ramp else sorted({0, num_loops}):
+            name = "plain" if loops == 0 else "looped" if loops == num_loops else f"loop{loops}"
+            repeated = blocks[loop_start : loop_end + 1] * loops
+            self.plans[name] = self._plan(blocks[: loop_end + 1] + repeated + blocks[loop_end + 1 :])
+        self.plans.setdefault("looped", self.plans["plain"])
 
-    def _plan(self, blocks: tuple[int, ...]) -> LayerPlan:
+    def _plan(self, blocks: list[int]) -> LayerPlan:
         encoder = len(blocks) // 2
+        rows = encoder if self.skip_rows == "all" else self.num_layers // 2
         passes = []
         for slot, block in enumerate(blocks):
-            row = slot - encoder
-            takes = self.skips and 0 <= row < encoder
-            passes.append(Pass(block, slot, push=self.skips and slot < encoder, pop=row if takes else None))
+            row: int | None = slot - encoder if self.skips and 0 <= slot - encoder < encoder else None
+            if row is not None and row >= rows:
+                row = rows - 1 if self.skip_rows == "plain_reused" else None
+            depth = block if self.norm_depth == "physical" else slot
+            passes.append(Pass(block, slot, depth, push=self.skips and slot < encoder, pop=row))
         return LayerPlan(tuple(passes))

@@ -21,7 +21,6 @@ from pgolf.kernels.attend import Attention
 from pgolf.kernels.packing import Packing
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
-from pgolf.model.precision import autocast
 from pgolf.optim.averaging import ExponentialAverage
 from pgolf.optim.roles import RoleOptimizers
 from pgolf.train import checkpoint
@@ -231,7 +230,7 @@ def batch_loss(model: GPT, batch: Batch, attention: Attention, device: torch.dev
     """Mean cross entropy in nats of one micro-batch; packed documents, and rows, do not see each other."""
     packing = Packing.from_cu_seqlens(batch.cu_seqlens).to(device) if batch.cu_seqlens is not None else None
     context = Context(attention, packing)
-    with autocast(device):
+    with model.precision.autocast(device):
         hidden = model(batch.inputs.to(device, non_blocking=True), context)
         logits = model.logits(hidden, context)
     targets = batch.targets.to(device, non_blocking=True)

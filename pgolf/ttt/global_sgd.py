@@ -8,7 +8,6 @@ from pgolf.data.validation import BOS_ID
 from pgolf.kernels.packing import Packing, build_cu_seqlens
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
-from pgolf.model.precision import autocast
 from pgolf.score.scorer import Scorer
 from pgolf.ttt.strategy import Bench
 
@@ -69,7 +68,7 @@ class GlobalSGD:
             boundaries = build_cu_seqlens(starts, len(inputs), self.sequence_tokens, bucket=64)
             packing = Packing.from_cu_seqlens(boundaries).to(group.device)
             context = Context(bench.attention, packing)
-            with autocast(group.device):
+            with model.precision.autocast(group.device):
                 logits = model.logits(model(inputs[None].to(group.device), context), context)
             loss = torch.nn.functional.cross_entropy(logits[0], targets.to(group.device), reduction="sum")
             # mean_ divides by the number of processes, which this undoes: the gradient is that of the mean over the

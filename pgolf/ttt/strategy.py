@@ -11,7 +11,6 @@ from pgolf.console import Console
 from pgolf.kernels.attend import Attention
 from pgolf.model.context import Adapters, Context
 from pgolf.model.gpt import GPT
-from pgolf.model.precision import autocast
 from pgolf.score.scorer import Scorer, Window
 
 
@@ -40,7 +39,7 @@ def window_log_probs(
     """One forward over `windows`; log-probabilities fp32 [B, C, V] of their scored positions, aligned at each
     window's first one."""
     context = Context(attention, adapters=adapters)
-    with autocast(scorer.group.device):
+    with model.precision.autocast(scorer.group.device):
         hidden = model(scorer.inputs(windows), context)
         longest = max(window.length for window in windows)
         first = torch.tensor([window.first_column for window in windows], device=hidden.device)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgolf.model.gates import SparseGate
+from pgolf.model.gates import HeadGate
 from pgolf.optim.averaging import ExponentialAverage
 from pgolf.optim.muon import POLAR_EXPRESS, STOCK, Muon, orthogonalise
 from pgolf.optim.roles import RoleOptimizers
@@ -142,8 +142,8 @@ def test_every_parameter_belongs_to_one_optimiser():
 
 def test_a_role_without_an_optimiser_is_refused():
     with pytest.raises(ValueError, match="optim.gate is absent.*4 parameters"):
-        optimisers(tiny_model(gate=partial(SparseGate)))
-    optimisers(tiny_model(gate=partial(SparseGate)), gate=adam(0.1))
+        optimisers(tiny_model(gate=partial(HeadGate, width=12, scale=1.0, init_std=0.0)))
+    optimisers(tiny_model(gate=partial(HeadGate, width=12, scale=1.0, init_std=0.0)), gate=adam(0.1))
 
 
 def test_schedule_scales_learning_rates_from_their_base_values():
