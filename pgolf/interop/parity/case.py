@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+SAID = 3
+"""So many of the quantities that differ are named."""
+
 Array = npt.NDArray[Any]
 
 
@@ -78,6 +81,7 @@ class Comparison:
     """Collects the comparisons of one case; its outcome is that of the quantity furthest beyond its tolerance."""
 
     remarks: list[str] = field(default_factory=list)
+    _wrong: list[str] = field(default_factory=list)
     _worst: tuple[float, float] = (0.0, math.inf)
     _compared: int = 0
 
@@ -107,13 +111,16 @@ class Comparison:
         """The result. ValueError when nothing was compared: such a case shows nothing."""
         if not self._compared:
             raise ValueError("the case holds nothing that was compared")
-        return Outcome(*self._worst, tuple(self.remarks))
+        told = self._wrong[:SAID]
+        if len(self._wrong) > SAID:
+            told.append(f"and {len(self._wrong) - SAID} more of {self._compared}")
+        return Outcome(*self._worst, (*told, *self.remarks))
 
     def _add(self, what: str, error: float, tolerance: float) -> None:
         self._compared += 1
         error = math.inf if math.isnan(error) else error
         if error > tolerance:
-            self.remarks.append(f"{what} differs by {error:g}")
+            self._wrong.append(f"{what} differs by {error:g}")
         if _badness(error, tolerance) >= _badness(*self._worst):
             self._worst = (error, tolerance)
 

@@ -5,12 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pgolf.interop.parity import evaluation, loaders
 from pgolf.interop.parity.case import Case, Outcome, Unsupported
 
 Runner = Callable[[Case], Outcome]
 Status = Literal["PASS", "FAIL", "UNSUPPORTED"]
 
-KINDS: dict[str, Runner] = {}
+KINDS: dict[str, Runner] = {
+    "eval_": evaluation.published_evaluation,
+    "eval_baseline": evaluation.baseline_evaluation,
+    "loader_baseline": loaders.sequential,
+    "loader_cu_seqlens": loaders.cu_seqlens,
+    "loader_docpack": loaders.document_packing,
+    "loader_shuffled": loaders.shuffled_sequence,
+}
 """Prefix of a file name -> runner; the longest prefix wins."""
 
 
