@@ -16,7 +16,7 @@ def line(result: Result, width: int) -> str:
     """name, kind, error, tolerance, status, remarks."""
     outcome = result.outcome
     error, tolerance = (f"{outcome.max_error:.2e}", f"{outcome.tolerance:.1e}") if outcome else ("-", "-")
-    columns = f"{result.name:{width}}  {result.kind:22}  {error:>9}  {tolerance:>9}  {result.status:11}"
+    columns = f"{result.name:{width}}  {result.kind:24}  {error:>9}  {tolerance:>9}  {result.status:11}"
     return f"{columns}  {'; '.join(result.remarks)}".rstrip()
 
 

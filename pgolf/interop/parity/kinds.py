@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pgolf.interop.parity import evaluation, loaders
+from pgolf.interop.parity import caseops, evaluation, loaders
 from pgolf.interop.parity.case import Case, Outcome, Unsupported
 
 Runner = Callable[[Case], Outcome]
 Status = Literal["PASS", "FAIL", "UNSUPPORTED"]
 
 KINDS: dict[str, Runner] = {
+    "caseops_decode_malformed": caseops.malformed,
+    "caseops_other_versions": caseops.other_versions,
+    "caseops_strings": caseops.strings,
     "eval_": evaluation.published_evaluation,
     "eval_baseline": evaluation.baseline_evaluation,
     "loader_baseline": loaders.sequential,
