@@ -32,6 +32,7 @@ INERT = {
     "gated_attn_quant_gate",
     "sparse_attn_gate_init_std",
     "rope_train_seq_len",
+    "fused_ce_enabled",
 }
 SAME = {
     "gate_attn_out": "attn_out_gate_enabled",
@@ -88,7 +89,7 @@ def build_model(script: str, config: Mapping[str, Any], parameters: Mapping[str,
     dim, layers, heads = get("model_dim"), get("num_layers"), get("num_heads")
     if get("embed_dim", dim) != dim:
         raise Unsupported(f"embedding_dim={get('embed_dim')} with model_dim={dim}: factored embeddings are not here")
-    for key in ("hash_embed_enabled", "fused_ce_enabled", "value_residual", "gated_attention"):
+    for key in ("hash_embed_enabled", "value_residual", "gated_attention"):
         if get(key, False):
             raise Unsupported(f"{key} is not here")
     last = get("xsa_last_n", 0)
@@ -127,7 +128,7 @@ def build_model(script: str, config: Mapping[str, Any], parameters: Mapping[str,
         ),
         softcap=partial(cap, cap=float(get("logit_softcap"))),
         smear=_smear(settings, script),
-        lanes=_lanes(settings, layers),
+        lanes=_lanes(settings, layers, "parallel_post_lambdas" in parameters),
         head=TiedHead if get("tie_embeddings") else UntiedHead,
         precision=Precision(parameters={}, autocast=None),
     )
@@ -158,13 +159,15 @@ def _smear(settings: Settings, script: str) -> Any:
     return partial(SmearGate, width=width, bos_id=1 if stops else None) if enabled else None
 
 
-def _lanes(settings: Settings, layers: int) -> Any:
-    """Layer 0 and layers beyond the network mean none; the lambdas are then there and never read."""
-    lanes, blocks = settings.get("parallel_start_layer", 0), settings.get("parallel_blocks_from", -1)
+def _lanes(settings: Settings, layers: int, lambdas: bool) -> Any:
+    """Two lanes where there are lambdas for them. Layer 0 as a start of lanes, and layers beyond the last, mean none;
+    the lambdas are then never read."""
+    start, blocks_from = settings.get("parallel_start_layer", -1), settings.get("parallel_blocks_from", -1)
     final = settings.get("parallel_final_lane", "mean")
-    if 0 < lanes < layers:
-        return partial(TwoLane, start_layer=lanes, final_lane=final)
-    return partial(ParallelResidual, start_layer=blocks) if 0 <= blocks < layers else None
+    if lambdas:
+        return partial(TwoLane, start_layer=start, final_lane=final) if 0 < start < layers else None
+    first = max(start, blocks_from)
+    return partial(ParallelResidual, start_layer=first) if 0 <= first < layers else None
 
 
 def _load(model: GPT, parameters: Mapping[str, Array]) -> None:

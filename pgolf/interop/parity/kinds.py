@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pgolf.interop.parity import caseops, evaluation, loaders
+from pgolf.interop.parity import caseops, evaluation, loaders, models
 from pgolf.interop.parity.case import Case, Outcome, Unsupported
 
 Runner = Callable[[Case], Outcome]
@@ -21,6 +21,8 @@ KINDS: dict[str, Runner] = {
     "loader_cu_seqlens": loaders.cu_seqlens,
     "loader_docpack": loaders.document_packing,
     "loader_shuffled": loaders.shuffled_sequence,
+    "model_": models.model_case,
+    "ttt_forward_": models.adapted_forward,
 }
 """Prefix of a file name -> runner; the longest prefix wins."""
 
