@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pgolf.interop.parity import caseops, evaluation, loaders, models
+from pgolf.interop.parity import caseops, evaluation, loaders, models, optim
 from pgolf.interop.parity.case import Case, Outcome, Unsupported
 
 Runner = Callable[[Case], Outcome]
@@ -15,6 +15,7 @@ KINDS: dict[str, Runner] = {
     "caseops_decode_malformed": caseops.malformed,
     "caseops_other_versions": caseops.other_versions,
     "caseops_strings": caseops.strings,
+    "ema_": optim.average,
     "eval_": evaluation.published_evaluation,
     "eval_baseline": evaluation.baseline_evaluation,
     "loader_baseline": loaders.sequential,
