@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgolf.model.gates import HeadGate
-from pgolf.optim.averaging import ExponentialAverage
 from pgolf.optim.muon import POLAR_EXPRESS, STOCK, Muon, orthogonalise
 from pgolf.optim.roles import RoleOptimizers
 from pgolf.optim.schedule import MomentumRamp, Warmdown
@@ -172,16 +171,3 @@ def test_schedules_at_hand_worked_points():
         Warmdown(fraction=0.0, floor=0.1)
     with pytest.raises(ValueError, match="steps"):
         MomentumRamp(start=0.8, end=0.9, steps=0)
-
-
-@pytest.mark.skipif(not (GOLDEN / "ema_small.npz").exists(), reason="no reference data beside the checkout")
-def test_average_parity():
-    data = np.load(GOLDEN / "ema_small.npz")
-    decay = json.loads(str(data["meta_json"]))["decay"]
-    holder = torch.nn.Linear(5, 4, bias=False)
-    holder.weight.data = torch.from_numpy(data["x"][0].copy())
-    average = ExponentialAverage(holder, decay=decay)
-    for step in range(1, len(data["x"])):
-        holder.weight.data = torch.from_numpy(data["x"][step].copy())
-        average.update(holder)
-        np.testing.assert_allclose(average.state_dict()["weight"].numpy(), data["ema"][step], rtol=1e-6)
