@@ -1,56 +1,64 @@
 """Muon: momentum whose update is replaced by its nearest (semi-)orthogonal matrix.
 
-Source: Jordan et al., Muon (2024); Polar Express coefficients: Amsel et al. (2025), as used from PR 1787 on.
+Source: Jordan et al., Muon (2024); banks shared out over ranks: PR 1530.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-# Coefficients (a, b, c) of the iterations X <- a X + (b A + c A^2) X with A = X X^T. One triple is used again and
-# again;
-# a list of several is walked once and not beyond its end.
-STOCK: tuple[tuple[float, float, float], ...] = ((3.4445, -4.775, 2.0315),)
-POLAR_EXPRESS: tuple[tuple[float, float, float], ...] = (
-    (8.156554524902461, -22.48329292557795, 15.878769915207462),
-    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
-    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
-    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
-)
+from pgolf.distributed import Group
+from pgolf.optim.banks import NO_REDUCE_SCATTER, Bank, can_reduce_scatter
+from pgolf.optim.newton_schulz import POLAR_EXPRESS, STOCK, Rounding, orthogonalise
+from pgolf.optim.transforms import Rescaling, State, Transform, unit_rows
+
+PrecisionName = Literal["auto", "fp32", "bf16", "bf16_iteration", "bf16_update"]
 
 
-def orthogonalise(
-    matrices: Tensor, steps: int, coefficients: tuple[tuple[float, float, float], ...] = POLAR_EXPRESS
-) -> Tensor:
-    """Newton-Schulz iteration on a batch [n, rows, cols]; returns the same shape and dtype.
+@dataclass(frozen=True)
+class Precision:
+    """dtypes of the gradient (sent, and in the momentum), of the iteration and of the scaled update that is sent; None:
+    as what it is made of."""
 
-    Singular values are driven towards 1. At most as many iterations as there are coefficients, unless there is only
-    one triple.
-    """
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for a, b, c in coefficients * steps if len(coefficients) == 1 else coefficients[:steps]:
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a, alpha=1.0)
-    return x.mT if tall else x
+    gradient: torch.dtype | None
+    iteration: torch.dtype | None
+    rounding: Rounding
+    update: torch.dtype | None = None
+
+
+PRECISIONS: dict[str, Precision] = {
+    "cpu": Precision(None, None, "fused"),
+    "cuda": Precision(None, torch.bfloat16, "fused"),
+    "fp32": Precision(torch.float32, torch.float32, "fused"),
+    "bf16": Precision(torch.bfloat16, torch.bfloat16, "published"),
+    "bf16_iteration": Precision(None, torch.bfloat16, "early", update=torch.bfloat16),
+    "bf16_update": Precision(None, torch.float32, "fused", update=torch.bfloat16),
+}
 
 
 class Muon(torch.optim.Optimizer):
     """Muon over 2-D parameters; same-shaped matrices are orthogonalised in one batch.
 
-    Per step and matrix: buffer <- momentum * buffer + g; u = g + momentum * buffer (nesterov) or buffer;
-    row_normalise: every row of u is divided by its norm (MuonEq-R, PR 1394); O = orthogonalise(u);
-    p <- p (1 - lr * weight_decay) - lr * sqrt(max(1, rows/cols)) * O.
-    The iteration runs in bf16 on CUDA and fp32 elsewhere. Raises ValueError for a parameter that is not a matrix.
+    Per step and matrix: g <- gradient(g); buffer <- momentum * buffer + g; u = g + momentum * buffer (nesterov) or
+    buffer; u <- precondition(u); row_normalise: every row of u is divided by its norm (MuonEq-R, PR 1394);
+    O = rescale(orthogonalise(u)); p <- p (1 - lr * weight_decay) - lr * sqrt(max(1, rows/cols)) * O.
+    gradient, precondition and rescale are None (nothing) or parts of pgolf.optim.transforms.
+
+    precision: `auto` keeps the momentum in the gradient's dtype and iterates in bf16 on a GPU, in the gradient's dtype
+    elsewhere; `fp32` all in fp32; `bf16` gradients, momentum and iteration in bf16 (published from PR 1530 on);
+    `bf16_iteration` iteration and update (the published scripts before); `bf16_update` the update alone.
+
+    After `shard`, each rank owns a share of the matrices: a step averages the gradients of the ranks itself.
+    Raises ValueError for a parameter that is not a matrix and for a number of iterations that the coefficients do not
+    have.
     """
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter],
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         *,
         lr: float,
         momentum: float,
@@ -59,6 +67,10 @@ class Muon(torch.optim.Optimizer):
         row_normalise: bool,
         newton_schulz_steps: int,
         coefficients: Literal["stock", "polar_express"],
+        precision: PrecisionName = "auto",
+        gradient: Transform | None = None,
+        precondition: Transform | None = None,
+        rescale: Rescaling | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -66,47 +78,162 @@ class Muon(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "row_normalise": row_normalise,
-            "steps": newton_schulz_steps,
+            "newton_schulz_steps": newton_schulz_steps,
             "coefficients": coefficients,
         }
-        if newton_schulz_steps < 1 or (coefficients == "polar_express" and newton_schulz_steps > len(POLAR_EXPRESS)):
+        self.precision, self.gradient, self.precondition, self.rescale = precision, gradient, precondition, rescale
+        self._group: Group | None = None
+        self._scatters = True
+        self._banks: list[tuple[int, Bank]] = []  # with the index of their parameter group
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with options of their own, before the first step. ValueError for what Muon cannot do."""
+        if self._banks:
+            raise RuntimeError("Muon has begun to step: parameter groups can be added before the first step alone")
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        steps, polar = group["newton_schulz_steps"], group["coefficients"] == "polar_express"
+        if steps < 1 or (polar and steps > len(POLAR_EXPRESS)):
             raise ValueError(
-                f"newton_schulz_steps={newton_schulz_steps} must be 1 or more, "
+                f"newton_schulz_steps={steps} must be 1 or more, "
                 f"and at most {len(POLAR_EXPRESS)} with coefficients=polar_express"
             )
-        super().__init__(params, defaults)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.ndim != 2:
-                    raise ValueError(f"Muon takes matrices; got a parameter of shape {tuple(parameter.shape)}")
+        for parameter in group["params"]:
+            if parameter.ndim != 2:
+                raise ValueError(f"Muon takes matrices; got a parameter of shape {tuple(parameter.shape)}")
+
+    def shard(self, group: Group) -> str | None:
+        """Share the matrices out over the ranks of `group`; every rank calls it before the first step.
+
+        Gives a sentence for people when the back end needs a detour, else None.
+        """
+        if self._banks:
+            raise RuntimeError("Muon has begun to step: share it out before the first step")
+        self._group, self._scatters = group, can_reduce_scatter(group)
+        return None if self._scatters else NO_REDUCE_SCATTER
+
+    def send_gradients(self) -> None:
+        """Start averaging the gradients over the ranks, largest bank first, and return while that is under way."""
+        for _, bank in self._all_banks():
+            if not bank.awaits:
+                bank.send_gradients(self._precision(bank).gradient)
+
+    def received_gradients(self) -> list[Tensor]:
+        """The averaged gradients of the matrices that this rank owns; changed in place (clipping), they are what the
+        next step uses."""
+        return [bank.receive() for _, bank in self._all_banks() if bank.awaits]
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
-        for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_shape.setdefault(parameter.shape, []).append(parameter)
-            for parameters in by_shape.values():
-                self._step_batch(parameters, group)
+        """Update every parameter that has a gradient, on all ranks. The updates of one bank travel while those of the
+        next are made."""
+        self.send_gradients()
+        under_way: tuple[Bank, Tensor, Any, float, float] | None = None
+        for index, bank in self._all_banks():
+            if bank.awaits:
+                options = self.param_groups[index]
+                precision = self._precision(bank)
+                updates = self._updates(bank, options, precision)
+                scale = bank.scale
+                if precision.update is not None:
+                    updates, scale = (updates * scale).to(precision.update), 1.0
+                every, work = bank.gather(updates)
+                if under_way is not None:
+                    _apply(*under_way)
+                under_way = (bank, every, work, options["lr"] * scale, 1.0 - options["lr"] * options["weight_decay"])
+        if under_way is not None:
+            _apply(*under_way)
 
-    def _step_batch(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        gradients = torch.stack([parameter.grad for parameter in parameters])  # type: ignore[misc]
-        for parameter in parameters:
-            self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
-        torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, list(gradients))
-        update = torch.stack(buffers)
-        if group["nesterov"]:
-            update = gradients + group["momentum"] * update
-        if group["row_normalise"]:
-            update = update / update.norm(dim=-1, keepdim=True).clamp_min(1e-7)
-        work = update.to(torch.bfloat16) if update.is_cuda else update
-        coefficients = POLAR_EXPRESS if group["coefficients"] == "polar_express" else STOCK
-        direction = orthogonalise(work, group["steps"], coefficients).to(update.dtype)
-        rows, cols = parameters[0].shape
-        weights: list[Tensor] = list(parameters)
-        torch._foreach_mul_(weights, 1.0 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(weights, list(direction), alpha=-group["lr"] * max(1.0, rows / cols) ** 0.5)
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state in the format of torch's optimisers, whatever the number of ranks. When sharded, every rank
+        calls it, and each gets all of it."""
+        packed = super().state_dict()
+        positions = self._positions()
+        for _, bank in self._all_banks():
+            for parameter, state in zip(bank.parameters, bank.gathered_state(), strict=True):
+                packed["state"][positions[parameter]] = state
+        return packed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave to any number of ranks; matrices it does not know start without momentum."""
+        super().load_state_dict({**state_dict, "state": {}})
+        positions = self._positions()
+        for _, bank in self._all_banks():
+            for value in bank.state.values():
+                value.zero_()
+            for row, parameter in enumerate(bank.parameters):
+                if (state := state_dict["state"].get(positions[parameter])) is not None:
+                    bank.load(row, state)
+
+    def _positions(self) -> dict[nn.Parameter, int]:
+        parameters = (parameter for group in self.param_groups for parameter in group["params"])
+        return {parameter: position for position, parameter in enumerate(parameters)}
+
+    def _all_banks(self) -> list[tuple[int, Bank]]:
+        """The banks, largest first as published; made when first asked for."""
+        if not self._banks:
+            for index, options in enumerate(self.param_groups):
+                by_shape: dict[tuple[torch.Size, torch.dtype], list[nn.Parameter]] = {}
+                for parameter in options["params"]:
+                    by_shape.setdefault((parameter.shape, parameter.dtype), []).append(parameter)
+                self._banks += [(index, Bank(same, self._group, self._scatters)) for same in by_shape.values()]
+            self._banks.sort(key=lambda pair: -pair[1].numel)
+            for _, bank in self._banks:
+                bank.state = self._initial_state(bank)
+        return self._banks
+
+    def _initial_state(self, bank: Bank) -> State:
+        first = bank.parameters[0]
+        size = (bank.share, *bank.shape)
+        dtype = self._precision(bank).gradient or first.dtype
+        state = {"momentum_buffer": torch.zeros(size, dtype=dtype, device=first.device)}
+        return state | (self.rescale.initial_state(*size, first.device) if self.rescale else {})
+
+    def _precision(self, bank: Bank) -> Precision:
+        kind = "cuda" if bank.parameters[0].is_cuda else "cpu"
+        return PRECISIONS[kind if self.precision == "auto" else self.precision]
+
+    def _updates(self, bank: Bank, options: dict[str, Any], precision: Precision) -> Tensor:
+        """Updates [share, rows, cols] of the owned matrices; zero, with untouched state, for those without gradient."""
+        gradients, idle = bank.take(), bank.idle_rows()
+        if not idle:
+            return self._directions(gradients, bank.state, options, precision)
+        busy = [row for row in range(bank.share) if row not in idle]
+        state = {name: value[busy] for name, value in bank.state.items()}
+        directions = self._directions(gradients[busy], state, options, precision)
+        for name, value in state.items():
+            bank.state[name][busy] = value
+        updates = directions.new_zeros(gradients.shape)
+        updates[busy] = directions
+        return updates
+
+    def _directions(self, gradients: Tensor, state: State, options: dict[str, Any], precision: Precision) -> Tensor:
+        """Gradients [n, rows, cols] -> updates of unit scale; changes `state` and may change `gradients`."""
+        if self.gradient is not None:
+            gradients = self.gradient(gradients)
+        buffer = state["momentum_buffer"].mul_(options["momentum"]).add_(gradients)
+        update = _look_ahead(gradients, buffer, options["momentum"]) if options["nesterov"] else buffer
+        if self.precondition is not None:
+            update = self.precondition(update)
+        if options["row_normalise"]:
+            update = unit_rows(update)
+        coefficients = POLAR_EXPRESS if options["coefficients"] == "polar_express" else STOCK
+        work = update.to(precision.iteration or update.dtype)
+        direction = orthogonalise(work, options["newton_schulz_steps"], coefficients, precision.rounding)
+        return direction if self.rescale is None else self.rescale(direction, state)
+
+
+def _look_ahead(gradients: Tensor, buffer: Tensor, momentum: float) -> Tensor:
+    """g + momentum * buffer."""
+    if gradients.dtype == torch.bfloat16:
+        return gradients.add(buffer, alpha=momentum)  # rounded once, as published
+    return (buffer * momentum).add_(gradients)  # product and sum: the same bits with and without fused multiply-add
+
+
+def _apply(bank: Bank, updates: Tensor, work: Any, lr: float, decay: float) -> None:
+    if work is not None:
+        work.wait()
+    weights, directions = bank.active_parameters(updates.to(bank.parameters[0].dtype))
+    torch._foreach_mul_(weights, decay)
+    torch._foreach_add_(weights, directions, alpha=-lr)

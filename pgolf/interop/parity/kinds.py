@@ -23,6 +23,8 @@ KINDS: dict[str, Runner] = {
     "loader_docpack": loaders.document_packing,
     "loader_shuffled": loaders.shuffled_sequence,
     "model_": models.model_case,
+    "muon_": optim.muon,
+    "muon_ns": optim.newton_schulz,
     "ttt_forward_": models.adapted_forward,
 }
 """Prefix of a file name -> runner; the longest prefix wins."""

@@ -12,6 +12,12 @@ from pgolf.optim.newton_schulz import POLAR_EXPRESS, STOCK, Coefficients, Roundi
 RELATIVE = 1e-5  # norm of the error over the norm of what is expected, where the published script ran in fp32
 POLAR_SCRIPTS = frozenset({"1787", "1855"})
 EARLY_SCRIPTS = frozenset({"root", "naive", "lora", "slide"})
+PRECISIONS: dict[tuple[bool, bool], PrecisionName] = {  # (bf16, early); early scripts always send updates in bf16
+    (True, True): "bf16_iteration",
+    (True, False): "bf16",
+    (False, True): "bf16_update",
+    (False, False): "fp32",
+}
 
 
 def newton_schulz(case: Case) -> Outcome:
@@ -53,7 +59,7 @@ def muon(case: Case) -> Outcome:
         row_normalise=options.pop("row_normalize", False),
         newton_schulz_steps=_steps(options.pop("backend_steps", 5), script),
         coefficients="polar_express" if script in POLAR_SCRIPTS else "stock",
-        precision=_precision(bf16, early),
+        precision=PRECISIONS[bf16, early],
     )
     if options:
         raise Unsupported(f"this Muon was made with {', '.join(options)}")
@@ -85,12 +91,6 @@ def average(case: Case) -> Outcome:
             averaged.update(holder)
         comparison.near(f"ema[{step}]", averaged.state_dict()["weight"].numpy(), value, RELATIVE)
     return comparison.outcome()
-
-
-def _precision(bf16: bool, early: bool) -> PrecisionName:
-    if not bf16:
-        return "fp32"
-    return "bf16_iteration" if early else "bf16"
 
 
 def _steps(steps: int, script: str) -> int:
