@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pgolf.audit.checks import table
 from pgolf.console import Console
@@ -28,7 +27,7 @@ from pgolf.model.roles import parameter_roles, stream
 from pgolf.model.sample import continuation
 from pgolf.quant import container
 from pgolf.quant.code import artifact_bytes, write_code_archive
-from pgolf.quant.hessian import collect_hessians
+from pgolf.quant.hessian import Calibration, collect_hessians
 from pgolf.record import Tracker
 from pgolf.score.scorer import Scorer
 from pgolf.train.clock import BudgetClock, limits
@@ -174,14 +173,14 @@ def _compress(shop: Workshop) -> dict[str, Any]:
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     names = recipe.quant.hessian_names({name: tuple(value.shape) for name, value in state.items()}, roles)
     begun = time.monotonic()
-    hessians = _calibrate(shop, model, names) if names and shop.group.leads else {}
+    calibrations = _calibrate(shop, model, names) if names and shop.group.leads else {}
     calibrated = time.monotonic()
     weights, code = shop.directory / "artifact.pgolf", shop.directory / "code.zip"
     report: dict[str, Any] = {}
     if shop.group.leads:
         # nothing that names a place or a person's choice of words: the same recipe gives the same bytes anywhere
         metadata = {**recipe.description, "digest": shop.record.data.get("digest"), "seed": recipe.seed}
-        report = recipe.quant.compress(state, roles, hessians, metadata, weights, shop.console)
+        report = recipe.quant.compress(state, roles, calibrations, metadata, weights, shop.console)
         write_code_archive(code)
     shop.group.barrier()
     return {
@@ -192,7 +191,7 @@ def _compress(shop: Workshop) -> dict[str, Any]:
     }
 
 
-def _calibrate(shop: Workshop, model: GPT, names: list[str]) -> dict[str, Tensor]:
+def _calibrate(shop: Workshop, model: GPT, names: list[str]) -> dict[str, Calibration]:
     """Hessians of the named weights over shuffled training sequences (spec of PR 1394: dense rows, plan of the end of
     training)."""
     train = shop.recipe.train

@@ -1,9 +1,7 @@
-"""From a state dict to an artifact: each role has a scheme, and a coder packs the symbols."""
+"""From a state dict to an artifact: rules choose a scheme for each tensor, and a coder packs the symbols."""
 
-import fnmatch
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +14,23 @@ from pgolf.quant import container
 from pgolf.quant.coders import CODERS
 from pgolf.quant.container import StoredTensor
 from pgolf.quant.encoded import Encoded, decode
-from pgolf.quant.schemes import Half, Scheme, encode_exact
+from pgolf.quant.estimate import by_class, estimate
+from pgolf.quant.hessian import Calibration
+from pgolf.quant.rules import Choice, Chooser, Rule
+from pgolf.quant.schemes.awq_lite import AwqLite
+from pgolf.quant.schemes.lqer import Lqer
+from pgolf.quant.schemes.plain import encode_exact
+from pgolf.quant.schemes.scheme import Scheme
+from pgolf.quant.schemes.sdclip import Gptq
 
-HEADER_BYTES, HEADER_BYTES_PER_TENSOR = 800, 9
-"""Measured size of the packed header, for estimates: streams and metadata, names and shapes."""
+__all__ = ["Compressor", "Rule", "by_class"]
 
-
-class Rule:
-    """Another scheme for the tensors of one role whose name matches a pattern.
-
-    Args:
-        role: role the rule is about ("matrix").
-        pattern: shell-style pattern of the parameter name, for example "blocks.*.mlp.*".
-        scheme: scheme used instead of the role's.
-    """
-
-    def __init__(self, *, role: str, pattern: str, scheme: Scheme):
-        self.role, self.pattern, self.scheme = role, pattern, scheme
-
-    def matches(self, name: str, role: str) -> bool:
-        """Whether the rule is about this tensor."""
-        return role == self.role and fnmatch.fnmatchcase(name, self.pattern)
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """The scheme that stores one tensor; None stores it exactly (integers and booleans)."""
-
-    name: str
-    role: str
-    scheme: Scheme | None
+PROTECTED_BITS = 8
+"""Tensors that have as many bits already are not protected by AWQ-lite."""
 
 
 class Compressor:
-    """Quantises by role and writes the artifact.
+    """Quantises by role and name, and writes the artifact.
 
     Args:
         matrix, embedding, head, scalar, gate: the scheme of each role; None: the model must have no
@@ -61,9 +42,11 @@ class Compressor:
         min_quantised_elements: a row-wise scheme of matrix, embedding or head keeps smaller tensors
             in float16. The published scripts quantise above 65,536 elements, so their value is
             65,537.
-        rules: name -> Rule, exceptions to the role's scheme; a tensor may match at most one.
+        rules: name -> Rule, exceptions to the role's scheme; the first that matches a tensor wins.
         byte_shuffle: whether values of two and four bytes are split into byte planes before the
             coder.
+        protection: groups of columns that get more bits; None: none.
+        correction: low-rank corrections of the tensors with the largest error; None: none.
     """
 
     def __init__(
@@ -80,6 +63,8 @@ class Compressor:
         min_quantised_elements: int = 65_537,
         rules: dict[str, Rule] | None = None,
         byte_shuffle: bool = True,
+        protection: AwqLite | None = None,
+        correction: Lqer | None = None,
     ):
         if coder not in CODERS:
             raise ValueError(f"coder={coder!r}: choose one of {', '.join(CODERS)}.")
@@ -90,97 +75,40 @@ class Compressor:
         ):
             if value < 1:
                 raise ValueError(f"{key}={value}: must be 1 or more.")
-        self.schemes: dict[str, Scheme | None] = {
-            "matrix": matrix,
-            "embedding": embedding,
-            "head": head,
-            "scalar": scalar,
-            "gate": gate,
-        }
-        self.rules = dict(rules or {})
-        for key, rule in self.rules.items():
-            if rule.role not in self.schemes:
-                raise ValueError(f"rules.{key}: role {rule.role!r} is none of {', '.join(self.schemes)}.")
-        self.coder = coder
+        schemes = {"matrix": matrix, "embedding": embedding, "head": head, "scalar": scalar, "gate": gate}
+        self.chooser = Chooser(schemes, rules or {}, min_quantised_elements)
+        self.coder, self.byte_shuffle = coder, byte_shuffle
         self.calibration_batches = calibration_batches
         self.limit_bytes = limit_bytes
-        self.min_quantised_elements = min_quantised_elements
-        self.byte_shuffle = byte_shuffle
+        self.protection, self.correction = protection, correction
 
-    def _asked_for(self, name: str, role: str) -> Scheme:
-        """The configured scheme, before the rule for small tensors."""
-        matching = [key for key, rule in self.rules.items() if rule.matches(name, role)]
-        if len(matching) > 1:
-            raise UserError(
-                f"tensor {name} matches the rules {' and '.join(matching)} of quant.rules; "
-                "narrow one pattern so that one rule matches."
-            )
-        scheme = self.rules[matching[0]].scheme if matching else self.schemes.get(role)
-        if scheme is None:
-            raise UserError(
-                f"tensor {name} has role {role!r}, which has no scheme: set quant.{role} "
-                f"(roles: {', '.join(self.schemes)})."
-            )
-        return scheme
-
-    def _choose(
-        self, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str], exact: set[str]
-    ) -> list[_Choice]:
-        """The scheme of every tensor, in order; every rule has to be of use."""
-        choices = []
-        for name, shape in shapes.items():
-            if name in exact:
-                choices.append(_Choice(name, roles.get(name, "buffer"), None))
-                continue
-            if name not in roles:
-                raise UserError(f"tensor {name} has no role, so no quantisation scheme is known.")
-            role = roles[name]
-            scheme = self._asked_for(name, role)
-            small = (
-                scheme.row_wise
-                and role in ("matrix", "embedding", "head")
-                and math.prod(shape) < self.min_quantised_elements
-            )
-            choices.append(_Choice(name, role, Half() if small or not scheme.accepts(shape) else scheme))
-        for key, rule in self.rules.items():
-            if not any(rule.matches(name, roles.get(name, "")) for name in shapes):
-                raise UserError(
-                    f"quant.rules.{key} matches no {rule.role} tensor (pattern {rule.pattern!r}): "
-                    "mend the pattern or remove the rule."
-                )
-        return choices
+    def _choose(self, state: Mapping[str, Tensor], roles: Mapping[str, str]) -> list[Choice]:
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        exact = {name for name, tensor in state.items() if not tensor.is_floating_point()}
+        return self.chooser.choose(shapes, roles, exact)
 
     def hessian_names(self, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str]) -> list[str]:
         """Names of the tensors whose scheme needs a Hessian; empty: no calibration is needed."""
-        choices = self._choose(shapes, roles, set(shapes) - set(roles))
+        choices = self.chooser.choose(shapes, roles, set(shapes) - set(roles))
         return [c.name for c in choices if c.scheme is not None and c.scheme.needs_hessian]
 
-    def _encode(self, choice: _Choice, tensor: Tensor, hessians: Mapping[str, Tensor]) -> Encoded:
-        if choice.scheme is None:
-            return encode_exact(tensor)
-        hessian = hessians.get(choice.name)
-        if choice.scheme.needs_hessian and hessian is None:
-            raise UserError(
-                f"tensor {choice.name} ({choice.scheme.label}) needs a Hessian and none was "
-                "collected: add its module to calibration_sites() of the model, or use quant=int8."
-            )
-        try:
-            return choice.scheme.quantise(tensor.detach().cpu(), None if hessian is None else hessian.cpu())
-        except ValueError as error:
-            raise UserError(f"cannot quantise tensor {choice.name}: {error}") from error
+    def moment_names(self, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str]) -> list[str]:
+        """Names of the tensors whose scheme needs the second moments of output gradients."""
+        choices = self.chooser.choose(shapes, roles, set(shapes) - set(roles))
+        return [c.name for c in choices if c.scheme is not None and c.scheme.needs_moments]
 
     def compress(
         self,
         state: Mapping[str, Tensor],
         roles: Mapping[str, str],
-        hessians: Mapping[str, Tensor],
+        calibrations: Mapping[str, Calibration],
         metadata: dict[str, Any],
         path: Path,
         console: Console | None = None,
     ) -> dict[str, Any]:
         """Quantise `state`, write the artifact to `path` atomically and report.
 
-        `hessians` are those of `hessian_names`; `metadata` must be JSON and comes back from
+        `calibrations` are those of `hessian_names`; `metadata` must be JSON and comes back from
         `container.load`.
 
         Returns a dictionary with `weight_bytes` (the size of the file), `header_bytes`,
@@ -188,18 +116,9 @@ class Compressor:
         up to the file) and `tensors` (scheme used and relative error ||W' - W|| / ||W|| of each).
         """
         console = console or Silent()
-        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        exact = {name for name, tensor in state.items() if not tensor.is_floating_point()}
-        choices = self._choose(shapes, roles, exact)
-        stored, rows = [], []
-        with console.task("quantise", len(choices)) as task:
-            for done, choice in enumerate(choices, 1):
-                tensor = state[choice.name]
-                encoded = self._encode(choice, tensor, hessians)
-                dtype = str(tensor.dtype).removeprefix("torch.")
-                stored.append(StoredTensor(choice.name, choice.role, dtype, encoded))
-                rows.append(_tensor_row(stored[-1], tensor))
-                task.update(done)
+        choices = self._protect(self._choose(state, roles), state, calibrations)
+        stored = self._quantise(choices, state, calibrations, console)
+        rows = [_tensor_row(tensor, state[tensor.name]) for tensor in stored]
         console.say(f"packing {len(stored)} tensors with {self.coder}")
         written = container.write(path, stored, metadata, coder=self.coder, byte_shuffle=self.byte_shuffle)
         return {
@@ -213,61 +132,82 @@ class Compressor:
             "tensors": rows,
         }
 
+    def _protect(
+        self, choices: list[Choice], state: Mapping[str, Tensor], calibrations: Mapping[str, Calibration]
+    ) -> list[Choice]:
+        """The choices with AWQ-lite where it protects something."""
+        if self.protection is None:
+            return choices
+        eligible = {
+            choice.name: choice.scheme
+            for choice in choices
+            if isinstance(choice.scheme, Gptq) and choice.scheme.bits < PROTECTED_BITS and choice.name in calibrations
+        }
+        scores = {name: self.protection.scores(state[name].cpu(), calibrations[name]) for name in eligible}
+        chosen = self.protection.choose(scores)
+        protected = {name: self.protection.protect(eligible[name], starts) for name, starts in chosen.items()}
+        return [replace(choice, scheme=protected.get(choice.name, choice.scheme)) for choice in choices]
+
+    def _quantise(
+        self,
+        choices: list[Choice],
+        state: Mapping[str, Tensor],
+        calibrations: Mapping[str, Calibration],
+        console: Console,
+    ) -> list[StoredTensor]:
+        """Every tensor encoded, and corrected where a correction was chosen."""
+        stored = []
+        with console.task("quantise", len(choices)) as task:
+            for done, choice in enumerate(choices, 1):
+                tensor = state[choice.name]
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                encoded = _encode(choice, tensor, calibrations.get(choice.name))
+                stored.append(StoredTensor(choice.name, choice.role, dtype, encoded))
+                task.update(done)
+        if self.correction is None:
+            return stored
+        calibrated = {choice.name for choice in choices if choice.scheme is not None and choice.scheme.needs_hessian}
+        errors = {one.name: _error(one, state[one.name]) for one in stored if one.name in calibrated}
+        for name in self.correction.choose(errors):
+            index = next(index for index, one in enumerate(stored) if one.name == name)
+            try:
+                corrected = self.correction.correct(stored[index].encoded, state[name])
+            except ValueError as error:
+                raise UserError(f"cannot correct tensor {name}: {error}") from error
+            stored[index] = replace(stored[index], encoded=corrected)
+        return stored
+
     def estimate(self, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Expected bytes of every tensor and of the header: an estimate, no weights are looked at.
+        """Expected bytes of every tensor and of the header, see `pgolf.quant.estimate`; corrections are not counted.
 
-        Symbols are taken as clipped Gaussian noise, coded at the coder's measured overhead; row
-        scales are counted in full. Rows: {tensor, role, scheme, bits (per element, with scales),
-        elements, estimated_bytes, estimate: True}. Tensors without a role are counted as float16.
+        Tensors without a role are counted as float16.
         """
-        overhead = CODERS[self.coder].overhead
-        rows = []
-        for choice in self._choose(shapes, roles, set(shapes) - set(roles)):
-            scheme = choice.scheme or Half()
-            shape = tuple(shapes[choice.name])
-            cost, elements = scheme.cost(shape), math.prod(shape)
-            bits = float(cost.stored_bits)
-            if overhead is not None:
-                inefficiency = overhead if scheme.row_wise else 1.0
-                bits = min(bits, cost.entropy_bits * inefficiency)
-            size = math.ceil(elements * bits / 8) + cost.side_bytes
-            rows.append(_estimate_row(choice.name, choice.role, scheme.label, elements, size))
-        header = HEADER_BYTES + HEADER_BYTES_PER_TENSOR * len(shapes)
-        rows.append(_estimate_row("(header)", "container", "zlib", 0, header))
-        return rows
+        shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        return estimate(self.chooser.choose(shapes, roles, set(shapes) - set(roles)), shapes, self.coder)
 
 
-def by_class(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sum the rows of `Compressor.estimate` by role and scheme; `tensors` counts them."""
-    classes: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        classes.setdefault((row["role"], row["scheme"]), []).append(row)
-    result = []
-    for (role, scheme), members in classes.items():
-        elements = sum(row["elements"] for row in members)
-        size = sum(row["estimated_bytes"] for row in members)
-        row = _estimate_row(f"{len(members)} tensors", role, scheme, elements, size)
-        result.append({**row, "tensors": len(members)})
-    return result
+def _encode(choice: Choice, tensor: Tensor, calibration: Calibration | None) -> Encoded:
+    if choice.scheme is None:
+        return encode_exact(tensor)
+    if choice.scheme.needs_hessian and calibration is None:
+        raise UserError(
+            f"tensor {choice.name} ({choice.scheme.label}) needs a Hessian and none was "
+            "collected: add its module to calibration_sites() of the model, or use quant=int8."
+        )
+    try:
+        return choice.scheme.quantise(tensor.detach().cpu(), None if calibration is None else calibration.cpu())
+    except ValueError as error:
+        raise UserError(f"cannot quantise tensor {choice.name}: {error}") from error
 
 
-def _estimate_row(tensor: str, role: str, scheme: str, elements: int, size: int) -> dict[str, Any]:
-    return {
-        "tensor": tensor,
-        "role": role,
-        "scheme": scheme,
-        "bits": 8 * size / elements if elements else 0.0,
-        "elements": elements,
-        "estimated_bytes": size,
-        "estimate": True,
-    }
+def _error(stored: StoredTensor, tensor: Tensor) -> float:
+    """Norm of what quantisation changed in one tensor."""
+    return (decode(stored.encoded).float() - tensor.detach().cpu().to(torch.float32)).norm().item()
 
 
 def _tensor_row(stored: StoredTensor, tensor: Tensor) -> dict[str, Any]:
     """What became of one tensor; the error is relative to its norm."""
-    original = tensor.detach().cpu().to(torch.float32)
-    error = (decode(stored.encoded).to(torch.float32) - original).norm().item()
-    norm = original.norm().item()
+    error, norm = _error(stored, tensor), tensor.detach().cpu().to(torch.float32).norm().item()
     return {
         "tensor": stored.name,
         "role": stored.role,

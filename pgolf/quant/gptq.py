@@ -1,9 +1,11 @@
-"""GPTQ with a clip set by the row's standard deviation ("SDClip"), in float32.
+"""GPTQ: columns of a weight are rounded one after the other, the error of each compensated in those still to come.
 
-GPTQ: Frantar et al., 2022. The clip rule, the damping and the column order are those of the
-Parameter Golf records from PR 1394 on. The columns of the weight are rounded one after the other,
-the most active input first; the error of each is compensated in the columns that are still to come.
+GPTQ: Frantar et al., 2022. The damping and the column order (most active input first) are those of the Parameter Golf
+records from PR 1394 on, as is the clip set by the row's standard deviation ("SDClip"). All in float32.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,18 +16,28 @@ DAMPING = 0.01
 MIN_SCALE = 1e-10
 """Least row scale before the rounding to float16 (published; float16 makes it zero)."""
 
+INNER = 16
+"""Columns that are corrected one by one; further columns of the block get the corrections of as many at once."""
+
+Rounder = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""Rounds one column [rows] given its index: (symbols [rows] of any dtype, values float32 [rows])."""
+
+
+def float16_scales(scales: Tensor) -> Tensor:
+    """Row scales as float16. Raises ValueError when one exceeds its range."""
+    rounded = scales.half()
+    if not torch.isfinite(rounded).all():
+        raise ValueError("a row is too large: its step does not fit in float16.")
+    return rounded
+
 
 def row_scales(weight: Tensor, *, clip_sigmas: float, bits: int) -> Tensor:
     """The step of every row: `clip_sigmas` standard deviations are spread over the positive levels.
 
-    `weight` float32 [rows, cols]; returns float16 [rows]. Raises ValueError when a step exceeds
-    float16.
+    `weight` float32 [rows, cols]; returns float16 [rows]. Raises ValueError when a step exceeds float16.
     """
     levels = 2 ** (bits - 1) - 1
-    scales = (clip_sigmas * weight.std(dim=1) / levels).clamp_min(MIN_SCALE).half()
-    if not torch.isfinite(scales).all():
-        raise ValueError("a row is too large: its step does not fit in float16.")
-    return scales
+    return float16_scales((clip_sigmas * weight.std(dim=1) / levels).clamp_min(MIN_SCALE))
 
 
 def safe_steps(scales: Tensor) -> Tensor:
@@ -34,63 +46,35 @@ def safe_steps(scales: Tensor) -> Tensor:
     return torch.where(steps == 0, torch.ones_like(steps), steps)
 
 
-def gptq_quantise(
-    weight: Tensor, hessian: Tensor, *, clip_sigmas: float, bits: int, block_size: int = 128
-) -> tuple[Tensor, Tensor]:
-    """Quantise `weight` [rows, cols] so that tr(E H E^T) of the error E stays small.
+def to_nearest(scales: Tensor, levels: int) -> Rounder:
+    """A rounder to the nearest of the multiples -levels ... levels of each row's scale (half to even)."""
+    steps = safe_steps(scales)
 
-    Args:
-        weight: any float dtype [rows, cols], cols >= 2.
-        hessian: [cols, cols], symmetric, X^T X of the inputs up to a factor.
-        clip_sigmas: standard deviations of a row that reach the outermost level.
-        bits: 2 to 8; symbols lie in +-(2^(bits-1) - 1).
-        block_size: columns whose corrections to later columns are applied together; changes speed
-            only.
+    def rounder(column: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        symbols = torch.round(column / steps).clamp_(-levels, levels)
+        return symbols, symbols * steps
 
-    Returns:
-        symbols int8 [rows, cols] in the original column order, scales float16 [rows];
-        symbols * scales is the quantised weight.
+    return rounder
 
-    Raises ValueError for wrong shapes and for values that are not finite.
+
+@dataclass(frozen=True)
+class Factor:
+    """What GPTQ needs of a Hessian.
+
+    `order` int64 [cols]: columns by falling activity. `dead` bool [cols]: inputs that were always zero. `upper`
+    [cols, cols]: upper Cholesky factor of the inverse of the damped Hessian, in the permuted order.
     """
-    _check(weight, hessian)
-    weight = weight.detach().float()
-    scales = row_scales(weight, clip_sigmas=clip_sigmas, bits=bits)
-    order, dead, upper = _prepare(hessian.detach().to(weight.device))
-    # One weight column is one contiguous row of `columns` [cols, rows].
-    columns = weight[:, order].t().contiguous()
-    columns[dead[order]] = 0
-    symbols = torch.empty(columns.shape, dtype=torch.int8, device=weight.device)
-    steps, levels = safe_steps(scales), 2 ** (bits - 1) - 1
-    for start in range(0, len(columns), block_size):
-        stop = min(start + block_size, len(columns))
-        block = slice(start, stop)
-        errors = _quantise_block(columns[block], upper[block, block], steps, levels, symbols[block])
-        columns[stop:] -= upper[block, stop:].t() @ errors
-    return symbols[torch.argsort(order)].t().contiguous(), scales
+
+    order: Tensor
+    dead: Tensor
+    upper: Tensor
 
 
-def _check(weight: Tensor, hessian: Tensor) -> None:
-    if weight.ndim != 2 or weight.shape[1] < 2:
-        raise ValueError(f"GPTQ needs a matrix of two or more columns, not {tuple(weight.shape)}.")
-    if hessian.shape != (weight.shape[1], weight.shape[1]):
-        raise ValueError(
-            f"the Hessian has shape {tuple(hessian.shape)}, but a weight of "
-            f"{tuple(weight.shape)} needs {(weight.shape[1], weight.shape[1])}."
-        )
-    if not torch.isfinite(weight).all():
-        raise ValueError("the weight holds values that are not finite.")
+def factorise(hessian: Tensor) -> Factor:
+    """Damp, order and factorise a Hessian [cols, cols]; ValueError when it is not finite or not positive definite."""
     if not torch.isfinite(hessian).all():
         raise ValueError("the Hessian holds values that are not finite.")
-
-
-def _prepare(hessian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Column order int64 [cols], dead inputs bool [cols], upper factor of the inverse [cols, cols].
-
-    The factor is in the permuted order. An input that was always zero is dead: its diagonal becomes
-    one.
-    """
-    hessian = hessian.float().clone()
+    hessian = hessian.detach().float().clone()
     diagonal = hessian.diagonal()
     dead = diagonal == 0
     diagonal[dead] = 1
@@ -102,22 +86,70 @@ def _prepare(hessian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         upper = torch.linalg.cholesky(inverse, upper=True)
     except torch.linalg.LinAlgError as error:
         raise ValueError(f"the Hessian is not positive definite ({error}).") from error
-    return order, dead, upper
+    return Factor(order, dead, upper)
 
 
-def _quantise_block(columns: Tensor, upper: Tensor, steps: Tensor, levels: int, symbols: Tensor) -> Tensor:
-    """Round the columns of one block in order, correcting those to come; returns errors [block,
-    rows].
+def quantise_columns(weight: Tensor, factor: Factor, rounder: Rounder, block_size: int = 128) -> Tensor:
+    """Round `weight` [rows, cols] column by column so that tr(E H E^T) of the error E stays small.
 
-    `columns` float32 [block, rows] is used up; `symbols` int8 [block, rows] receives the result.
+    Args:
+        weight: any float dtype [rows, cols], cols >= 2.
+        factor: of the Hessian of the inputs.
+        rounder: rounds one column; it is called once a column, in the factor's order.
+        block_size: columns whose corrections to later columns are applied together; changes speed only.
+
+    Returns symbols int8 [rows, cols] in the original column order.
     """
-    errors = torch.empty_like(columns)
-    pivots = upper.diagonal().tolist()
-    for index, pivot in enumerate(pivots):
-        column = columns[index]
-        rounded = torch.round(column / steps).clamp_(-levels, levels)
-        symbols[index] = rounded
-        error = column.sub(rounded.mul_(steps)).div_(pivot)
-        errors[index] = error
-        columns[index + 1 :] -= torch.outer(upper[index, index + 1 :], error)
-    return errors
+    order, upper = factor.order, factor.upper
+    # One weight column is one contiguous row of `columns` [cols, rows].
+    columns = weight.detach().float()[:, order].t().contiguous()
+    columns[factor.dead[order]] = 0
+    symbols = torch.empty(columns.shape, dtype=torch.int8, device=columns.device)
+    errors = torch.empty((min(block_size, len(columns)), columns.shape[1]), device=columns.device)
+    indices, pivots = order.tolist(), upper.diagonal().tolist()
+    for start in range(0, len(columns), block_size):
+        stop = min(start + block_size, len(columns))
+        for inner in range(start, stop, INNER):
+            end = min(inner + INNER, stop)
+            for at in range(inner, end):
+                symbols[at], values = rounder(columns[at], indices[at])
+                error = torch.div(columns[at] - values, pivots[at], out=errors[at - start])
+                columns[at + 1 : end].addr_(upper[at, at + 1 : end], error, alpha=-1)
+            _correct(columns, upper, errors[inner - start : end - start], inner, end, stop)
+        _correct(columns, upper, errors[: stop - start], start, stop, len(columns))
+    return symbols[torch.argsort(order)].t().contiguous()
+
+
+def _correct(columns: Tensor, upper: Tensor, errors: Tensor, start: int, end: int, stop: int) -> None:
+    """Apply the errors of columns start ... end to the columns end ... stop, in place."""
+    if end < stop:
+        columns[end:stop].addmm_(upper[start:end, end:stop].t(), errors, alpha=-1)
+
+
+def check_problem(weight: Tensor, hessian: Tensor) -> None:
+    """Raise ValueError when the two do not fit, or the weight holds values that are not finite."""
+    if weight.ndim != 2 or weight.shape[1] < 2:
+        raise ValueError(f"GPTQ needs a matrix of two or more columns, not {tuple(weight.shape)}.")
+    if hessian.shape != (weight.shape[1], weight.shape[1]):
+        raise ValueError(
+            f"the Hessian has shape {tuple(hessian.shape)}, but a weight of "
+            f"{tuple(weight.shape)} needs {(weight.shape[1], weight.shape[1])}."
+        )
+    if not torch.isfinite(weight).all():
+        raise ValueError("the weight holds values that are not finite.")
+
+
+def gptq_quantise(
+    weight: Tensor, hessian: Tensor, *, clip_sigmas: float, bits: int, block_size: int = 128
+) -> tuple[Tensor, Tensor]:
+    """GPTQ with SDClip: symbols int8 [rows, cols] within +-(2^(bits-1) - 1), and scales float16 [rows].
+
+    `weight` [rows, cols] of any float dtype, cols >= 2; `hessian` [cols, cols], symmetric, X^T X of the inputs up to a
+    factor; `clip_sigmas` standard deviations of a row reach the outermost level; symbols * scales is the quantised
+    weight. Raises ValueError for wrong shapes and for values that are not finite.
+    """
+    check_problem(weight, hessian)
+    scales = row_scales(weight.detach().float(), clip_sigmas=clip_sigmas, bits=bits)
+    factor = factorise(hessian.to(weight.device))
+    rounder = to_nearest(scales, 2 ** (bits - 1) - 1)
+    return quantise_columns(weight, factor, rounder, block_size), scales

@@ -7,7 +7,9 @@ number of batches, in float32; a layer that depth recurrence runs three times co
 times.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -15,6 +17,29 @@ from torch import Tensor, nn
 
 from pgolf.console import Console, Silent
 from pgolf.errors import UserError
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is known of one weight matrix [rows, cols] besides its values.
+
+    `hessian` float32 [cols, cols]: X^T X of its inputs, the sum over a batch. `inputs`: input vectors in a batch, all
+    calls counted. `row_moments` float32 [rows] or None: how much the loss minds an error of each row, the mean squared
+    gradient of the row's outputs up to one factor for all tensors (`RowMoments`).
+    """
+
+    hessian: Tensor
+    inputs: float = 1.0
+    row_moments: Tensor | None = None
+
+    def input_rms(self) -> Tensor:
+        """Root mean square of every input, float32 [cols]."""
+        return (self.hessian.diagonal() / self.inputs).sqrt()
+
+    def cpu(self) -> "Calibration":
+        """The same on the CPU."""
+        moments = None if self.row_moments is None else self.row_moments.cpu()
+        return Calibration(self.hessian.cpu(), self.inputs, moments)
 
 
 class HessianCollector:
@@ -33,6 +58,7 @@ class HessianCollector:
         # The serial numbers of the products that make up a module's sum: equal lists mean equal
         # sums.
         self._products: dict[int, list[int]] = {key: [] for key in self._modules}
+        self._counts: dict[int, int] = dict.fromkeys(self._modules, 0)
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._latest: tuple[Tensor, int, Tensor] | None = None
         self._serial = 0
@@ -65,6 +91,7 @@ class HessianCollector:
             else:
                 self._sums[key] = product.clone()
         self._products[key].append(self._serial)
+        self._counts[key] += math.prod(inputs.shape[:-1])
 
     @torch.no_grad()
     def _product(self, values: Tensor, identity: Tensor) -> Tensor:
@@ -85,8 +112,8 @@ class HessianCollector:
     def _names(self, key: int) -> list[str]:
         return [name for name, module in self._sites.items() if id(module) == key]
 
-    def result(self, num_batches: int, reduce: Callable[[Tensor], object] | None = None) -> dict[str, Tensor]:
-        """H of every site, float32 [in_features, in_features]; equal sites share one tensor.
+    def result(self, num_batches: int, reduce: Callable[[Tensor], object] | None = None) -> dict[str, Calibration]:
+        """The calibration of every site; equal sites share one Hessian, float32 [in_features, in_features].
 
         `reduce`, where given, replaces a tensor by its mean over the ranks, in place.
         Raises UserError naming a site that no batch reached.
@@ -94,7 +121,7 @@ class HessianCollector:
         if num_batches < 1:
             raise UserError("calibration saw no batch: quant.calibration_batches must be 1 or more.")
         shared: dict[tuple[int, ...], Tensor] = {}
-        hessians: dict[str, Tensor] = {}
+        calibrations: dict[str, Calibration] = {}
         for name, module in self._sites.items():
             products = tuple(self._products[id(module)])
             if not products:
@@ -107,8 +134,8 @@ class HessianCollector:
                 if reduce is not None:
                     reduce(hessian)
                 shared[products] = hessian
-            hessians[name] = shared[products]
-        return hessians
+            calibrations[name] = Calibration(shared[products], self._counts[id(module)] / num_batches)
+        return calibrations
 
 
 def collect_hessians(
@@ -117,8 +144,8 @@ def collect_hessians(
     console: Console | None = None,
     *,
     reduce: Callable[[Tensor], object] | None = None,
-) -> dict[str, Tensor]:
-    """Run the calibration batches and return the Hessian of every site.
+) -> dict[str, Calibration]:
+    """Run the calibration batches and return the calibration of every site, without row moments.
 
     Args:
         sites: weight name -> module whose first positional input X [..., in_features] multiplies
@@ -129,7 +156,7 @@ def collect_hessians(
         reduce: mean over the ranks, in place. None keeps this rank's own statistics, as published.
 
     Returns:
-        name -> float32 [in_features, in_features], on the device of the activations.
+        name -> Calibration, on the device of the activations.
     """
     console = console or Silent()
     num_batches = 0

@@ -12,7 +12,8 @@ from pgolf.errors import UserError
 from pgolf.quant import container
 from pgolf.quant.compress import Compressor, Rule, by_class
 from pgolf.quant.gptq import gptq_quantise
-from pgolf.quant.schemes import Float32, Gptq, Half, Int8Rows, Scheme
+from pgolf.quant.hessian import Calibration
+from pgolf.quant.schemes import AwqLite, Float32, Gptq, Half, Int8Rows, Lqer, Scheme
 
 SHAPES = {
     "tok_emb.weight": (64, 32),
@@ -54,12 +55,12 @@ def state_of(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     return {**state, "tok_emb.weight": state["tok_emb.weight"].bfloat16()}
 
 
-def hessians_for(names: list[str]) -> dict[str, Tensor]:
+def hessians_for(names: list[str]) -> dict[str, Calibration]:
     generator = torch.Generator().manual_seed(1)
     result = {}
     for name in names:
         inputs = torch.randn(100, SHAPES[name][1], generator=generator)
-        result[name] = inputs.t() @ inputs
+        result[name] = Calibration(inputs.t() @ inputs, 100)
     return result
 
 
@@ -93,7 +94,7 @@ def test_the_artifact_holds_what_the_schemes_made(tmp_path: Path) -> None:
     for name, tensor in state.items():
         assert loaded[name].dtype == tensor.dtype and loaded[name].shape == tensor.shape
     name = "blocks.0.mlp.fc.weight"
-    hessian = hessians_for(list(SHAPES)[:3])[name]
+    hessian = hessians_for(list(SHAPES)[:3])[name].hessian
     symbols, scales = gptq_quantise(state[name], hessian, clip_sigmas=12.85, bits=6)
     assert torch.equal(loaded[name], symbols.float() * scales.float()[:, None])
     assert torch.equal(loaded["blocks.0.attn_scale"], state["blocks.0.attn_scale"].half().float())
@@ -133,14 +134,53 @@ def test_rules_override_the_role(tmp_path: Path) -> None:
     assert schemes["blocks.0.attn.c_q.weight"] == "gptq int6"
 
 
-def test_two_rules_for_one_tensor_are_refused() -> None:
-    scheme = Half()
+def test_the_first_rule_that_matches_wins(tmp_path: Path) -> None:
     rules = {
-        "blocks": Rule(role="matrix", pattern="blocks.*", scheme=scheme),
-        "mlp": Rule(role="matrix", pattern="*.mlp.*", scheme=scheme),
+        "mlp": Rule(pattern="*.mlp.*", scheme=Gptq(bits=4, clip_sigmas=8.0)),
+        "blocks": Rule(role="matrix", pattern="blocks.*", scheme=Int8Rows()),
+        "all gains": Rule(pattern="*_scale", scheme=Float32()),
     }
-    with pytest.raises(UserError, match="blocks and mlp"):
+    report = compress(tmp_path / "a", compressor(rules=rules))
+    schemes = {row["tensor"]: row["scheme"] for row in report["tensors"]}
+    assert schemes["blocks.0.mlp.fc.weight"] == "gptq int4"
+    assert schemes["blocks.0.attn.c_q.weight"] == "int8 rows"
+    assert schemes["blocks.0.attn_scale"] == "float32"
+    assert schemes["tok_emb.weight"] == "gptq int7"
+
+
+def test_a_rule_behind_a_wider_one_is_refused() -> None:
+    rules = {
+        "blocks": Rule(role="matrix", pattern="blocks.*", scheme=Half()),
+        "mlp": Rule(role="matrix", pattern="*.mlp.*", scheme=Half()),
+    }
+    with pytest.raises(UserError, match=r"quant\.rules\.mlp never applies"):
         compressor(rules=rules).estimate(SHAPES, ROLES)
+
+
+def test_awq_lite_protects_the_most_active_groups(tmp_path: Path) -> None:
+    tool = compressor(protection=AwqLite(groups=2, group_size=16, bits=8))
+    state, hessians = state_of(SHAPES), hessians_for(list(SHAPES)[:3])
+    loud = hessians["blocks.0.mlp.fc.weight"].hessian.clone()
+    loud[16:] *= 100
+    loud[:, 16:] *= 100
+    hessians["blocks.0.mlp.fc.weight"] = Calibration(loud, 100)
+    report = tool.compress(state, ROLES, hessians, {}, tmp_path / "a")
+    schemes = {row["tensor"]: row["scheme"] for row in report["tensors"]}
+    assert schemes["blocks.0.mlp.fc.weight"] == "gptq int6 + int8 groups"
+    tensors = {tensor.name: tensor.encoded for tensor in container.read(tmp_path / "a")[0]}
+    assert 16 in tensors["blocks.0.mlp.fc.weight"].parts["group_starts"]
+    loaded, _ = container.load(tmp_path / "a")
+    error = (loaded["blocks.0.mlp.fc.weight"] - state["blocks.0.mlp.fc.weight"]).abs()
+    assert error[:, 16:].mean() < 0.5 * error[:, :16].mean()
+
+
+def test_lqer_corrects_the_tensors_with_the_largest_error(tmp_path: Path) -> None:
+    plain = compress(tmp_path / "a", compressor())
+    corrected = compress(tmp_path / "b", compressor(correction=Lqer(rank=2, tensors=1, group_size=0)))
+    before, after = ({row["tensor"]: row for row in report["tensors"]} for report in (plain, corrected))
+    changed = [name for name in before if before[name]["scheme"] != after[name]["scheme"]]
+    assert changed == ["blocks.0.mlp.fc.weight"] and after[changed[0]]["scheme"] == "gptq int6 + lqer"
+    assert after[changed[0]]["relative_error"] < before[changed[0]]["relative_error"]
 
 
 def test_a_rule_without_a_tensor_is_refused() -> None:
@@ -164,7 +204,7 @@ def test_integer_buffers_are_exact(tmp_path: Path) -> None:
         (lambda s, r, h: r.update({"tok_emb.weight": "head"}), r"tok_emb\.weight.*quant\.head"),
         (lambda s, r, h: r.update({"tok_emb.weight": "router"}), r"tok_emb\.weight.*router"),
         (lambda s, r, h: h.pop("tok_emb.weight"), r"tok_emb\.weight.*Hessian"),
-        (lambda s, r, h: h.update({"tok_emb.weight": torch.eye(3)}), r"tok_emb\.weight: the Hess"),
+        (lambda s, r, h: h.update({"tok_emb.weight": Calibration(torch.eye(3))}), r"tok_emb\.weight: the Hess"),
         (
             lambda s, r, h: s["blocks.0.attn_scale"].fill_(1e6),
             r"blocks\.0\.attn_scale: a value exceeds",
@@ -198,7 +238,7 @@ def test_estimate_is_near_for_gaussian_weights(tmp_path: Path, coder: str, matri
     generator = torch.Generator().manual_seed(0)
     state = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     tool = compressor(matrix=matrix, coder=coder)
-    hessians = {name: torch.eye(256) for name in shapes} if matrix.needs_hessian else {}
+    hessians = {name: Calibration(torch.eye(256)) for name in shapes} if matrix.needs_hessian else {}
     report = tool.compress(state, roles, hessians, {}, tmp_path / "a")
     rows = tool.estimate(shapes, roles)
     assert all(row["estimate"] for row in rows)

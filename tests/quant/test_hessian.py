@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pgolf.errors import UserError
-from pgolf.quant.hessian import HessianCollector, collect_hessians
+from pgolf.quant.hessian import Calibration, HessianCollector, collect_hessians
 
 
 class Block(nn.Module):
@@ -49,9 +49,9 @@ def test_sum_over_calls_divided_by_batches() -> None:
     hessians = collect_hessians({"q": model.query, "out": model.out}, runs(model, batches(4)))
     assert len(model.seen) == 12
     expected = gram(model.seen) / 4
-    torch.testing.assert_close(hessians["q"].double(), expected, rtol=1e-5, atol=1e-5)
-    assert hessians["q"].dtype == torch.float32
-    assert not torch.allclose(hessians["q"], hessians["out"])
+    torch.testing.assert_close(hessians["q"].hessian.double(), expected, rtol=1e-5, atol=1e-5)
+    assert hessians["q"].hessian.dtype == torch.float32
+    assert not torch.allclose(hessians["q"].hessian, hessians["out"].hessian)
 
 
 def test_one_input_tensor_is_multiplied_once_and_shared() -> None:
@@ -59,10 +59,19 @@ def test_one_input_tensor_is_multiplied_once_and_shared() -> None:
     sites = {"q": model.query, "k": model.key, "tied": model.query, "out": model.out}
     calls: list[Tensor] = []
     hessians = collect_hessians(sites, runs(model, batches(2)), reduce=calls.append)
-    assert hessians["q"] is hessians["k"] is hessians["tied"]
-    assert hessians["out"] is not hessians["q"]
+    assert hessians["q"].hessian is hessians["k"].hessian is hessians["tied"].hessian
+    assert hessians["out"].hessian is not hessians["q"].hessian
     assert len(calls) == 2
-    torch.testing.assert_close(hessians["q"].double(), gram(model.seen) / 2, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(hessians["q"].hessian.double(), gram(model.seen) / 2, rtol=1e-5, atol=1e-5)
+
+
+def test_inputs_are_counted_and_give_their_root_mean_square() -> None:
+    model = Block(loops=3)
+    calibration = collect_hessians({"q": model.query}, runs(model, batches(4)))["q"]
+    assert calibration.inputs == 3 * 2 * 5
+    rows = torch.cat([x.reshape(-1, 6) for x in model.seen])
+    torch.testing.assert_close(calibration.input_rms(), rows.square().mean(dim=0).sqrt())
+    assert Calibration(torch.eye(2) * 8, 2.0).input_rms().tolist() == [2.0, 2.0]
 
 
 def test_a_change_in_place_is_not_mistaken_for_the_same_input() -> None:
@@ -75,8 +84,8 @@ def test_a_change_in_place_is_not_mistaken_for_the_same_input() -> None:
         second(x)
 
     hessians = collect_hessians({"first": first, "second": second}, [run])
-    assert torch.equal(hessians["first"], torch.full((3, 3), 2.0))
-    assert torch.equal(hessians["second"], torch.full((3, 3), 8.0))
+    assert torch.equal(hessians["first"].hessian, torch.full((3, 3), 2.0))
+    assert torch.equal(hessians["second"].hessian, torch.full((3, 3), 8.0))
 
 
 def test_inference_mode_and_bfloat16_inputs() -> None:
@@ -88,7 +97,7 @@ def test_inference_mode_and_bfloat16_inputs() -> None:
             module(x + 0)
             module(x * 2)
 
-    hessian = collect_hessians({"m": module}, [run])["m"]
+    hessian = collect_hessians({"m": module}, [run])["m"].hessian
     assert hessian.dtype == torch.float32
     assert torch.equal(hessian, torch.full((3, 3), 4 * 9.0 + 4 * 36.0))
 
@@ -127,13 +136,13 @@ def test_gradients_still_flow_through_a_listened_forward() -> None:
         model(x).sum().backward()
     assert model.query.weight.grad is not None
     assert torch.equal(model.query.weight.grad, expected)
-    assert not collector.result(1)["q"].requires_grad
+    assert not collector.result(1)["q"].hessian.requires_grad
 
 
 def test_reduce_replaces_by_the_mean_over_ranks() -> None:
     module = nn.Linear(2, 2)
     hessians = collect_hessians({"m": module}, [lambda: module(torch.ones(1, 2))], reduce=lambda h: h.mul_(0.5))
-    assert torch.equal(hessians["m"], torch.full((2, 2), 0.5))
+    assert torch.equal(hessians["m"].hessian, torch.full((2, 2), 0.5))
 
 
 def test_a_site_that_is_never_called_is_named() -> None:

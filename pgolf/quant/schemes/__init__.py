@@ -1,0 +1,31 @@
+"""Quantisation schemes, a module each: a tensor becomes symbols and side information."""
+
+from pgolf.quant.schemes.awq_lite import AwqLite
+from pgolf.quant.schemes.int8 import Int8Baseline, Int8Rows
+from pgolf.quant.schemes.low_bit import Binary, Ternary
+from pgolf.quant.schemes.lqer import Lqer
+from pgolf.quant.schemes.percentile import PercentileGptq, PercentileRows
+from pgolf.quant.schemes.plain import BFloat16, Float8, Float32, Half, encode_exact
+from pgolf.quant.schemes.scheme import Cost, Scheme, gaussian_entropy
+from pgolf.quant.schemes.sdclip import Gptq, HessianClip
+
+__all__ = [
+    "AwqLite",
+    "BFloat16",
+    "Binary",
+    "Cost",
+    "Float8",
+    "Float32",
+    "Gptq",
+    "Half",
+    "HessianClip",
+    "Int8Baseline",
+    "Int8Rows",
+    "Lqer",
+    "PercentileGptq",
+    "PercentileRows",
+    "Scheme",
+    "Ternary",
+    "encode_exact",
+    "gaussian_entropy",
+]
