@@ -1,4 +1,4 @@
-"""Where the documents of a packed row begin and end, in the two forms that attention back ends want."""
+"""Where the documents of a packed row begin and end, in the forms that attention back ends want."""
 
 from dataclasses import dataclass
 
@@ -12,36 +12,42 @@ from torch import Tensor
 class Packing:
     """Document boundaries of one packed row of T tokens.
 
-    cu_seqlens: int32 [S + 1], segment starts followed by T; zero-length segments at the end are allowed.
-    max_seqlen: length of the longest segment.
-    gather: int64 [segments, max_seqlen], for each padded slot the token it holds (0 where it is padding).
-    scatter: int64 [T], for each token its slot in the flattened padded form.
+    cu_seqlens: int32 [S + 1], segment starts followed by T; zero-length segments are allowed anywhere.
+    max_seqlen: no segment is longer. A constant over a run (the published records hand 2,048 to the kernel), so that
+    compiled graphs and kernels see one value.
+    boundaries: int32 [S + 1], the same numbers as cu_seqlens in main memory: cutting a row into documents never
+    waits for the accelerator.
     """
 
     cu_seqlens: Tensor
     max_seqlen: int
-    gather: Tensor
-    scatter: Tensor
+    boundaries: Tensor
 
     @classmethod
-    def from_cu_seqlens(cls, cu_seqlens: Tensor) -> "Packing":
-        """Build both forms from segment boundaries. Raises ValueError unless they start at 0 and never decrease."""
-        starts = cu_seqlens.to(torch.int64)
-        lengths = starts.diff()
-        if starts.ndim != 1 or len(starts) < 2 or int(starts[0]) != 0 or bool((lengths < 0).any()):
-            raise ValueError("cu_seqlens must be a vector that starts at 0 and never decreases")
-        keep = lengths > 0
-        starts, lengths = starts[:-1][keep], lengths[keep]
+    def from_cu_seqlens(cls, cu_seqlens: Tensor, max_seqlen: int | None = None) -> "Packing":
+        """Check segment boundaries (any integer dtype) and keep them; max_seqlen=None measures the longest segment.
+
+        Raises ValueError unless they start at 0 and never decrease, and when a segment is longer than max_seqlen.
+        """
+        boundaries = cu_seqlens.to("cpu", torch.int32)
+        if boundaries.ndim != 1 or len(boundaries) < 2 or int(boundaries[0]) != 0:
+            raise ValueError("cu_seqlens must be a vector of at least two boundaries that starts at 0")
+        lengths = boundaries.diff()
+        if int(lengths.min()) < 0:
+            raise ValueError("cu_seqlens must never decrease")
         longest = int(lengths.max())
-        columns = torch.arange(longest, device=starts.device)
-        valid = columns[None, :] < lengths[:, None]
-        gather = torch.where(valid, starts[:, None] + columns[None, :], 0)
-        scatter = valid.flatten().nonzero().squeeze(1)
-        return cls(cu_seqlens.to(torch.int32), longest, gather, scatter)
+        if max_seqlen is not None and longest > max_seqlen:
+            raise ValueError(f"a segment of {longest} tokens is longer than max_seqlen={max_seqlen}")
+        return cls(cu_seqlens.to(torch.int32), max(1, longest) if max_seqlen is None else max_seqlen, boundaries)
 
     def to(self, device: torch.device) -> "Packing":
         """The same boundaries on another device."""
-        return Packing(self.cu_seqlens.to(device), self.max_seqlen, self.gather.to(device), self.scatter.to(device))
+        return Packing(self.cu_seqlens.to(device), self.max_seqlen, self.boundaries)
+
+    def document_ids(self, tokens: int) -> Tensor:
+        """int32 [tokens]: for each token of the row the index of its segment. Never decreases."""
+        positions = torch.arange(tokens, device=self.cu_seqlens.device, dtype=torch.int32)
+        return torch.bucketize(positions, self.cu_seqlens[1:], right=True, out_int32=True)
 
 
 def build_cu_seqlens(

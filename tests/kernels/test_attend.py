@@ -1,95 +1,92 @@
-"""attend(): every back end gives the reference's answer, and says why it cannot."""
+"""The choice of a back end: what works is taken, what does not is refused with its reason."""
 
-import itertools
+import subprocess
 import sys
-import types
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pgolf.errors import UserError
 from pgolf.kernels import attend
-from pgolf.kernels.packing import Packing
+from pgolf.kernels.reference import reference
 
 CPU = torch.device("cpu")
-
-
-def brute_force(q, k, v, boundaries):
-    """Softmax attention written out in fp64 for each segment and query."""
-    groups = q.shape[2] // k.shape[2]
-    out = torch.zeros_like(q, dtype=torch.float64)
-    for start, end in itertools.pairwise(boundaries):
-        for t in range(start, end):
-            for h in range(q.shape[2]):
-                keys, values = (x[0, start : t + 1, h // groups].double() for x in (k, v))
-                weights = torch.softmax(keys @ q[0, t, h].double() / q.shape[-1] ** 0.5, dim=0)
-                out[0, t, h] = weights @ values
-    return out
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    lengths=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(lambda x: sum(x) > 0), seed=st.integers(0, 99)
-)
-def test_packed_reference_equals_brute_force(lengths, seed):
-    boundaries = [0]
-    for length in lengths:
-        boundaries.append(boundaries[-1] + length)
-    generator = torch.Generator().manual_seed(seed)
-    q, k, v = (torch.randn(1, boundaries[-1], heads, 8, generator=generator) for heads in (4, 2, 2))
-    packing = Packing.from_cu_seqlens(torch.tensor(boundaries))
-    got = attend.sdpa(q, k, v, packing)
-    torch.testing.assert_close(got.double(), brute_force(q, k, v, boundaries), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("boundaries", [[1, 4], [0, 4, 3], [0]])
-def test_packing_refuses_what_is_not_a_list_of_boundaries(boundaries):
-    with pytest.raises(ValueError, match="cu_seqlens"):
-        Packing.from_cu_seqlens(torch.tensor(boundaries))
 
 
 def test_auto_picks_a_back_end_that_works_here():
     name, function = attend.select("auto", CPU)
     assert attend.probe(name, CPU) == ""
-    assert function is attend.sdpa or name != "sdpa"
+    assert (name, function) == ("sdpa", attend.sdpa)  # on a CPU nothing else has gradients
 
 
-def test_a_back_end_that_is_missing_or_unknown_is_refused_by_name():
-    with pytest.raises(UserError, match="flash3.*not installed"):
-        attend.select("flash3", CPU)
-    with pytest.raises(UserError, match="unknown.*auto"):
+@pytest.mark.parametrize("name", ["flash3", "flash2"])
+def test_a_library_that_is_missing_is_refused_by_name(name):
+    with pytest.raises(UserError, match=f"kernels={name} cannot be used on cpu: not installed.*kernels=auto"):
+        attend.select(name, CPU)
+
+
+def test_an_unknown_name_lists_what_there_is():
+    with pytest.raises(UserError, match="flash9 is unknown: choose auto or one of flash3, flash2, varlen, flex, sdpa"):
         attend.select("flash9", CPU)
 
 
-def _fake_flash(monkeypatch, function):
-    module = types.ModuleType("flash_attn_interface")
-    module.flash_attn_varlen_func = function
-    monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
+def test_flex_and_varlen_say_why_a_cpu_is_not_enough():
+    with pytest.raises(UserError, match="no backward on a CPU"):
+        attend.select("flex", CPU)
+    with pytest.raises(UserError, match="no CPU kernel"):
+        attend.select("varlen", CPU)
 
 
-def test_variable_length_dispatch_gives_the_reference_answer_for_packed_and_dense_rows(monkeypatch):
-    def varlen(q, k, v, cu_q, cu_k, max_q, max_k, causal):
-        assert causal and max_q == max_k and torch.equal(cu_q, cu_k)
-        return attend.sdpa(q[None], k[None], v[None], Packing.from_cu_seqlens(cu_q))[0], None
-
-    _fake_flash(monkeypatch, varlen)
-    assert attend.select("auto", CPU)[0] == "flash3"
-    function = attend.select("flash3", CPU)[1]
-    q, k, v = (torch.randn(3, 10, heads, 8) for heads in (4, 2, 2))
-    torch.testing.assert_close(function(q, k, v, None), attend.sdpa(q, k, v, None))
+@pytest.mark.parametrize("name", list(attend.NOT_ON_CPU))
+def test_what_is_said_about_the_cpu_is_true(monkeypatch, name):
+    monkeypatch.setattr(attend, "NOT_ON_CPU", {})
+    assert "fails on a tiny case (NotImplementedError" in attend.probe(name, CPU, torch.bfloat16)
 
 
-def test_a_back_end_that_gives_another_answer_is_not_used(monkeypatch):
-    _fake_flash(monkeypatch, lambda q, *rest, **names: torch.zeros_like(q))
-    assert "disagrees" in attend.probe("flash3", CPU)
-    assert attend.select("auto", CPU)[0] != "flash3"
+def test_choosing_on_a_cpu_does_not_import_the_compiler():
+    script = (
+        "import sys, torch; from pgolf.kernels.attend import select; select('auto', torch.device('cpu')); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_available_back_end_passes_its_probe_in_both_precisions(dtype):
+    assert attend.probe("sdpa", CPU, dtype) == ""
+
+
+def wrong_gradient(q, k, v, packing):
+    return reference(q, k, v, packing) + (v.sum() - v.sum().detach())
+
+
+@pytest.mark.parametrize(
+    ("attention", "reason"),
+    [
+        (lambda q, k, v, packing: q * 0.5 + (k.sum() + v.sum()) * 0, "disagrees"),
+        (lambda q, k, v, packing: reference(q, k, v, None), "disagrees"),  # documents see each other
+        (lambda q, k, v, packing: reference(q, k, v, packing) * float("nan"), "disagrees with the reference by inf"),
+        (wrong_gradient, "disagrees"),
+    ],
+)
+def test_a_back_end_that_gives_another_answer_or_gradient_is_not_used(monkeypatch, attention, reason):
+    monkeypatch.setitem(attend.BACKENDS, "flash3", lambda: attention)
+    assert reason in attend.probe("flash3", CPU)
+    assert attend.select("auto", CPU)[0] == "sdpa"
 
 
 def test_a_back_end_that_dies_at_launch_is_not_used(monkeypatch):
     def dies(*arguments, **names):
-        raise RuntimeError("no kernel image for this device")
+        raise RuntimeError("no kernel image for this device\nand a long trace")
 
-    _fake_flash(monkeypatch, dies)
-    assert "no kernel image" in attend.probe("flash3", CPU)
+    monkeypatch.setitem(attend.BACKENDS, "flash3", lambda: dies)
+    assert attend.probe("flash3", CPU) == "fails on a tiny case (RuntimeError: no kernel image for this device)"
+
+
+def test_where_nothing_works_the_reason_is_said(monkeypatch):
+    def broken():
+        raise ImportError("torch is broken")
+
+    monkeypatch.setattr(attend, "BACKENDS", {"sdpa": broken})
+    with pytest.raises(UserError, match=r"no attention back end works on cpu: not installed \(torch is broken\)"):
+        attend.select("auto", CPU)
