@@ -67,6 +67,29 @@ def _build_model(config: dict[str, Any], parts: dict[str, Any]) -> None:
         if "optim" in parts:
             with blaming(config["optim"], "optim"):
                 parts["optim"](model)
+    if "quant" in parts:
+        _check_calibration(model, parts["quant"])
+
+
+def _check_calibration(model: Any, quant: Any) -> None:
+    """Whether every tensor whose scheme wants a Hessian has inputs to gather one from; else training would be in
+    vain."""
+    from pgolf.model.roles import parameter_roles
+    from pgolf.quant.compress import Compressor
+
+    if not isinstance(quant, Compressor):
+        return
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    try:
+        names = quant.hessian_names(shapes, parameter_roles(model))
+    except UserError as error:
+        raise BuildError("quant", str(error)) from error
+    if lacking := sorted(set(names) - set(model.calibration_sites())):
+        raise BuildError(
+            "quant",
+            f"tensor {lacking[0]} multiplies nothing, so its scheme has no Hessian: choose one for "
+            "its role that needs none, or quant=int8",
+        )
 
 
 def _attempt(problems: list[Problem], config: dict[str, Any], action: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pgolf.model.roles import parameter_roles
+from pgolf.model.roles import ROLES, parameter_roles
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -16,15 +16,18 @@ class Precision:
     parameters: dtype by role, float32 where a role is not named. autocast: dtype of matrix products on a GPU; None:
     that of the activations.
 
-    Autocast is for GPUs alone: on a CPU the parameters keep their dtype and everything is computed in float32.
+    Autocast is for GPUs alone: on a CPU the parameters keep their dtype and everything is computed in float32. Raises
+    ValueError when `parameters` names a role that does not exist.
     """
 
     def __init__(self, *, parameters: dict[str, Dtype], autocast: Dtype | None) -> None:
+        if unknown := sorted(set(parameters) - set(ROLES)):
+            raise ValueError(f"precision.parameters has no role {unknown[0]!r}: choose among {', '.join(ROLES)}")
         self.parameters = parameters
         self.autocast_dtype = torch.bfloat16 if autocast == "bfloat16" else None
 
     def apply(self, model: nn.Module) -> None:
-        """Cast the parameters. Raises ValueError when `parameters` names a role that does not exist."""
+        """Cast the parameters of a model."""
         for name, role in parameter_roles(model).items():
             parameter = model.get_parameter(name)
             parameter.data = parameter.data.to(getattr(torch, self.parameters.get(role, "float32")))
