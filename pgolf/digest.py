@@ -1,6 +1,6 @@
 """What makes two runs the same: the semantic digest of a resolved configuration.
 
-Absent parts, tracking, paths and launching do not count, so an option that is absent changes no
+Absent parts, tracking, paths, launching and numbers of workers do not count, so an option that is absent changes no
 digest. The group digest leaves out the seed as well: the runs of one group are repetitions.
 """
 
@@ -24,6 +24,7 @@ BOOKKEEPING = frozenset(
         "experiment",
     }
 )
+DATA_BOOKKEEPING = frozenset({"workers"})
 SHORT = 8  # digits in the name of a directory
 
 
@@ -35,6 +36,8 @@ def is_absent(node: Any) -> bool:
 def semantic(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides the result."""
     kept = {key: value for key, value in config.items() if key not in BOOKKEEPING}
+    if isinstance(kept.get("data"), dict):
+        kept["data"] = {key: value for key, value in kept["data"].items() if key not in DATA_BOOKKEEPING}
     pruned: dict[str, Any] = _prune(kept)
     return pruned
 

@@ -89,6 +89,7 @@ def audit_run(recipe: Recipe, directory: Path | None, group: Group, console: Con
     begun = read_json(directory / "run.json") if directory is not None else {}
     prepared = prepared_data(begun)
     dataset = Dataset(prepared) if prepared else recipe.data.prepare(recipe.data_root, console)
+    dataset.refuse(recipe.data.differences(dataset.manifest))
     refuse_other_data(begun, dataset, directory)
     model = recipe.model(recipe.data.vocab_size, recipe.seed)
     if directory is not None:
@@ -267,7 +268,7 @@ def _samples(shop: Workshop, model: GPT) -> list[dict[str, str]]:
             Context(shop.attention),
             shop.recipe.train.sequence_tokens,
         )
-        found.append({"prompt": prompt, "text": dataset.decode(tokens)})
+        found.append({"prompt": prompt, "text": dataset.decode(tokens, malformed="keep")})
     return found
 
 

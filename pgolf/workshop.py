@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pgolf.audit.probe import Audit
 from pgolf.console import Console
-from pgolf.data.dataset import DataConfig, Dataset
+from pgolf.data.config import Data
+from pgolf.data.dataset import Dataset
 from pgolf.data.validation import ValidationSet
 from pgolf.distributed import Group
 from pgolf.errors import UserError
@@ -31,7 +32,7 @@ class Recipe:
     seed: int
     kernels: str
     data_root: Path
-    data: DataConfig
+    data: Data
     model: Callable[[int, int], GPT]
     optim: Callable[[GPT], RoleOptimizers]
     train: Trainer
@@ -92,6 +93,7 @@ class Workshop:
             self.group.barrier()
             prepared = self.recipe.data.directory(self.recipe.data_root)
         dataset = Dataset(prepared)
+        dataset.refuse(self.recipe.data.differences(dataset.manifest))
         refuse_other_data(self._begun, dataset, self.directory)
         return dataset
 

@@ -1,7 +1,7 @@
 """What simple compressors reach on the same validation text, so that bits per byte mean something."""
 
 import lzma
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,15 +10,23 @@ import numpy as np
 
 from pgolf.console import Console
 from pgolf.data.dataset import Dataset
-from pgolf.data.shards import read_shard
+from pgolf.data.shards import read_shard, shard_length
 from pgolf.files import read_json, write_json
+
+VALIDATION_BYTES = 16 * 10**6  # The compressors see so much of the validation text; more takes minutes.
+TRAINING_BYTES = 64 * 10**6  # And so much of the training text: more than the window of xz would be forgotten.
+UNIGRAM_TOKENS = 10**9  # Token frequencies no longer move after so many tokens.
 
 
 def unigram_bits_per_byte(train_files: Sequence[Path], tokens: np.ndarray, vocab_size: int, num_bytes: int) -> float:
-    """Cost of the validation tokens under the add-one token frequencies of the training shards, in bits per byte."""
-    counts = np.ones(vocab_size)
+    """Cost of the validation tokens under the add-one token frequencies of the training shards (of the first
+    UNIGRAM_TOKENS tokens or more, in whole shards), in bits per byte."""
+    counts, seen = np.ones(vocab_size), 0
     for path in train_files:
+        if seen >= UNIGRAM_TOKENS:
+            break
         counts += np.bincount(np.asarray(read_shard(path)), minlength=vocab_size)
+        seen += shard_length(path)
     bits = -np.log2(counts / counts.sum())
     return float(bits[tokens].sum() / num_bytes)
 
@@ -46,16 +54,33 @@ def compressor_bits_per_byte(validation: bytes, training: bytes) -> dict[str, fl
 
 
 def baselines(dataset: Dataset, console: Console) -> dict[str, float]:
-    """All baselines of a data set, in bits per byte; computed once and kept beside the data."""
+    """All baselines of a data set, in bits per byte; computed once and kept beside the data.
+
+    Of large data the compressors read whole documents from the front (VALIDATION_BYTES, TRAINING_BYTES).
+    """
     path = dataset.directory.with_name(f"{dataset.directory.name}.baselines.json")
     if path.exists():
         kept = read_json(path)
         if kept.get("data_digest") == dataset.digest:
             return kept["bits_per_byte"]
-    console.say("compressing the validation text with brotli and xz, for comparison (kept for later runs)")
     validation = dataset.validation()
-    text = dataset.validation_text()
-    found = {"unigram": unigram_bits_per_byte(dataset.train_files, validation.tokens, dataset.vocab_size, len(text))}
-    found |= compressor_bits_per_byte(text, b"".join(dataset.training_text()))
+    text = _front(dataset.texts("val"), VALIDATION_BYTES)
+    whole = dataset.manifest["splits"]["val"]["bytes"]
+    part = "the" if len(text) >= whole else f"the first {len(text) / 1e6:.0f} of {whole / 1e6:.0f} MB of"
+    console.say(f"compressing {part} validation text with brotli and xz, for comparison (kept for later runs)")
+    num_bytes = int(validation.document_bytes.sum())
+    found = {"unigram": unigram_bits_per_byte(dataset.train_files, validation.tokens, dataset.vocab_size, num_bytes)}
+    found |= compressor_bits_per_byte(text, _front(dataset.texts("train"), TRAINING_BYTES))
     write_json(path, {"data_digest": dataset.digest, "bits_per_byte": found})
     return found
+
+
+def _front(texts: Iterable[bytes], limit: int) -> bytes:
+    """Whole documents from the front until `limit` bytes are reached."""
+    kept, size = [], 0
+    for text in texts:
+        kept.append(text)
+        size += len(text)
+        if size >= limit:
+            break
+    return b"".join(kept)

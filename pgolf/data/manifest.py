@@ -1,36 +1,35 @@
-"""What a prepared directory holds: manifest.json, documents.jsonl, the tokenizer and the shards."""
+"""What a prepared directory holds: manifest.json, the tokenizer, the shards, and an index of the documents.
+
+Keys of the manifest (format 2):
+    name, recipe: what was asked for (DataConfig.recipe()); downloaded data have an `origin` instead of a recipe.
+    front_end: description of transform and tokenizer (FrontEnd.description()), with hashes.
+    vocab_size, bos_id, lossless: whether the tokens decode to exactly the original text.
+    byte_accounting: "sidecar" (byte_files hold the bytes of each validation token) or "lut" (a table per id).
+    split: the rule ({"rule": sentence, "val_docs" or "val_fraction": value}).
+    left_out: how many documents were left out for each reason.
+    splits: per split `documents`, `tokens` (with one BOS a document), `bytes` (UTF-8 length of the originals),
+        `charged` (sum over the tokens), `first_document` and `last_document` (numbers in the order of the source,
+        counting what was kept), `no_token_left`, and its `files`.
+    byte_files: the shards of byte counts of the validation split.
+    files: size and SHA-256 of every file.
+    digest: SHA-256 over all of this.
+"""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from pgolf.console import Console, Silent
+from pgolf.data.index import DocumentIndex
 from pgolf.data.shards import shard_length
 from pgolf.errors import UserError
-from pgolf.files import read_json, sha256_bytes, sha256_file, write_bytes, write_json
+from pgolf.files import read_json, sha256_bytes, sha256_file, write_json
 
-FORMAT = 1
-MANIFEST, DOCUMENTS, TOKENIZER = "manifest.json", "documents.jsonl", "tokenizer.model"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of documents.jsonl, in the order of the shards: one document.
-
-    Attributes:
-        split: "train" or "val".
-        name: as its source named it.
-        sha256: of its UTF-8 text.
-        bytes: UTF-8 length of the original text, recorded when it was gathered.
-        tokens: token count without BOS.
-    """
-
-    split: str
-    name: str
-    sha256: str
-    bytes: int
-    tokens: int
+FORMAT = 2
+MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"
+SPLITS = ("train", "val")
 
 
 def canonical_digest(value: Any) -> str:
@@ -38,61 +37,41 @@ def canonical_digest(value: Any) -> str:
     return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
-def write_documents(directory: Path, entries: Iterable[Entry]) -> None:
-    """Write documents.jsonl."""
-    lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries]
-    write_bytes(directory / DOCUMENTS, "".join(lines).encode())
+def split_totals(directory: Path, split: str, files: Sequence[Path], charged: int | None = None) -> dict[str, Any]:
+    """Counts of one split out of its index; `tokens` includes one BOS a document.
 
-
-def read_documents(directory: Path) -> list[Entry]:
-    """Read documents.jsonl; UserError names the file and line that cannot be read."""
-    path = directory / DOCUMENTS
-    try:
-        lines = path.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}.") from error
-    entries = []
-    for number, line in enumerate(lines, 1):
-        if line:
-            try:
-                entries.append(Entry(**json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise UserError(
-                    f"{path}, line {number} is damaged ({error}); delete {directory} and prepare it again."
-                ) from error
-    return entries
-
-
-def refuse_overlap(entries: Sequence[Entry]) -> None:
-    """UserError when one text is both a training and a validation document."""
-    training = {entry.sha256: entry.name for entry in entries if entry.split == "train"}
-    for entry in entries:
-        if entry.split == "val" and entry.sha256 in training:
-            raise UserError(
-                f"validation document {entry.name!r} is also the training document "
-                f"{training[entry.sha256]!r} (SHA-256 {entry.sha256[:16]}...): a score on it would "
-                "be worthless; remove one of them."
-            )
-
-
-def split_totals(entries: Sequence[Entry], split: str, files: Sequence[Path]) -> dict[str, Any]:
-    """Counts of one split; `tokens` includes one BOS a document."""
-    own = [entry for entry in entries if entry.split == split]
+    `charged` is the sum over the tokens; None when each document was checked to be charged its UTF-8 length.
+    """
+    rows = DocumentIndex(directory, split).rows
+    num_bytes = int(rows["bytes"].sum())
     return {
-        "documents": len(own),
-        "tokens": sum(entry.tokens + 1 for entry in own),
-        "bytes": sum(entry.bytes for entry in own),
+        "documents": len(rows),
+        "tokens": int(rows["tokens"].sum()) + len(rows),
+        "bytes": num_bytes,
+        "charged": num_bytes if charged is None else charged,
         "files": [path.name for path in files],
     }
 
 
-def write_manifest(directory: Path, content: dict[str, Any]) -> dict[str, Any]:
+def hash_files(directory: Path, names: Sequence[str], console: Console) -> dict[str, str]:
+    """SHA-256 of files, several at a time (hashing leaves the interpreter free)."""
+    sizes = [(directory / name).stat().st_size for name in names]
+    found: dict[str, str] = {}
+    done = 0
+    with console.task("Hashing files (MB)", sum(sizes) // 10**6) as task, ThreadPoolExecutor() as pool:
+        hashes = pool.map(lambda name: sha256_file(directory / name), names)
+        for name, size, digest in zip(names, sizes, hashes, strict=True):
+            found[name] = digest
+            done += size
+            task.update(done // 10**6)
+    return found
+
+
+def write_manifest(directory: Path, content: dict[str, Any], console: Console | None = None) -> dict[str, Any]:
     """Write manifest.json: `content`, hash and size of every file, and a digest over it all."""
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in sorted(directory.iterdir())
-        if path.name != MANIFEST
-    }
+    names = sorted(path.name for path in directory.iterdir() if path.name != MANIFEST)
+    hashes = hash_files(directory, names, console or Silent())
+    files = {name: {"bytes": (directory / name).stat().st_size, "sha256": hashes[name]} for name in names}
     manifest = {"format": FORMAT} | content | {"files": files}
     manifest["digest"] = canonical_digest(manifest)
     write_json(directory / MANIFEST, manifest)
@@ -113,11 +92,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_sizes(directory: Path, manifest: dict[str, Any]) -> None:
-    """The cheap check: every file has the size of the manifest, every shard header agrees.
-
-    UserError names the first file that does not.
-    """
+def check_files(directory: Path, manifest: dict[str, Any]) -> None:
+    """UserError names the first file that is missing or does not have the size of the manifest."""
     for name, expected in manifest["files"].items():
         path = directory / name
         if not path.is_file():
@@ -128,9 +104,27 @@ def check_sizes(directory: Path, manifest: dict[str, Any]) -> None:
                 f"{path} has {size} bytes, its manifest says {expected['bytes']}; delete "
                 f"{directory} and prepare it again."
             )
+
+
+def check_sizes(directory: Path, manifest: dict[str, Any]) -> None:
+    """The cheap check: every file has the size of the manifest, every shard header agrees.
+
+    UserError names the first file that does not.
+    """
+    check_files(directory, manifest)
     for split, totals in manifest["splits"].items():
         tokens = sum(shard_length(directory / name) for name in totals["files"])
         if tokens != totals["tokens"]:
             raise UserError(
                 f"the {split} shards of {directory} hold {tokens} tokens, the manifest says {totals['tokens']}."
             )
+
+
+def check_tokenizer(directory: Path, manifest: dict[str, Any]) -> None:
+    """UserError when the tokenizer file is not the one that the shards were written with."""
+    expected = manifest["files"].get(TOKENIZER)
+    if expected is not None and sha256_file(directory / TOKENIZER) != expected["sha256"]:
+        raise UserError(
+            f"{directory / TOKENIZER} is not the tokenizer of its manifest (its SHA-256 differs): ids would mean "
+            f"other text. Put the right file back, or delete {directory} and prepare it again."
+        )

@@ -4,30 +4,48 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pgolf.console import Console
-from pgolf.data.bytes import ByteTable, check_document_bytes
-from pgolf.data.documents import SPLIT_RULE, Document, Gathered, split
-from pgolf.data.manifest import (
-    TOKENIZER,
-    Entry,
-    refuse_overlap,
-    split_totals,
-    write_documents,
-    write_manifest,
-)
-from pgolf.data.shards import ShardWriter
-from pgolf.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from pgolf.data.documents import Document, Placed, Split, SplitRule
+from pgolf.data.encode import BATCH_CHARACTERS, BATCH_DOCUMENTS, Batch, encode_batches
+from pgolf.data.frontend import FrontEnd, train_front_end
+from pgolf.data.manifest import split_totals, write_manifest
+from pgolf.data.tokenizer import TokenizerConfig
+from pgolf.data.transform import Transform
 from pgolf.data.validation import BOS_ID
+from pgolf.data.writer import SplitWriter
 from pgolf.errors import UserError
-from pgolf.files import write_bytes
+from pgolf.files import read_json, write_json
 
-BATCH_DOCUMENTS = 64
+CONTINUES = "The same command continues after the last finished shard."
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is prepared.
+
+    Attributes:
+        recipe: JSON values that identify the result.
+        documents: reads the kept documents from the beginning, in the order of the shards; counts what is left out.
+        rule: which documents are held out.
+        transform, tokenizer: the front end; the tokenizer is trained on training documents only.
+        shard_tokens: tokens per shard file.
+        workers: processes that encode.
+    """
+
+    recipe: dict[str, Any]
+    documents: Callable[[Counter[str]], Iterable[Placed]]
+    rule: SplitRule
+    transform: Transform | None
+    tokenizer: TokenizerConfig
+    shard_tokens: int
+    workers: int
 
 
 @contextlib.contextmanager
@@ -47,110 +65,136 @@ def preparation_lock(root: Path, name: str, console: Console) -> Iterator[None]:
         yield
 
 
-def build(
-    directory: Path,
-    gathered: Gathered,
-    recipe: dict[str, Any],
-    trainer: SentencePieceTokenizer,
-    console: Console,
-) -> None:
-    """Write a whole prepared directory under a temporary name, then rename it to `directory`.
+def working_directory(directory: Path) -> Path:
+    """Where a preparation of `directory` works, and what a killed one leaves behind to be continued."""
+    return directory.with_name(f".{directory.name}.partial")
 
-    Args:
-        gathered: the documents of the source.
-        recipe: what identifies the result: keys name, source, tokenizer, val_fraction,
-            shard_tokens, order.
-        trainer: how to train the tokenizer.
 
-    Call it under `preparation_lock`: an older temporary directory was left by a killed process and
-    is removed. Raises UserError when a split is empty, a document does not round-trip, or byte
-    counts differ.
+def build(directory: Path, preparation: Preparation, console: Console) -> None:
+    """Write a whole prepared directory under a hidden name, then rename it to `directory`.
+
+    Call it under `preparation_lock`. A preparation that was killed, or stopped by a full disk, is continued after its
+    last finished shard. UserError when a split is empty, a document does not round-trip, byte counts differ or a text
+    is in both splits: nothing is left behind then, for another try would end the same.
     """
-    training, validation = split(gathered.documents, recipe["val_fraction"], recipe["order"])
-    if not gathered.documents:
-        raise UserError("data.source gave no document: name files that hold some (see data.source.paths).")
-    for documents, what in ((training, "training"), (validation, "validation")):
-        if not documents:
-            raise UserError(
-                f"none of the {len(gathered.documents)} documents falls in the {what} split with "
-                f"data.val_fraction={recipe['val_fraction']}; change it or give more documents."
-            )
-    temporary = directory.with_name(f".{directory.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    working = working_directory(directory)
+    data, state = working / "data", working / "state"
     try:
-        temporary.mkdir(parents=True)
-        console.say(f"Training a tokenizer of {trainer.vocab_size} pieces on training documents.")
-        tokenizer = trainer.train(document.text for document in training)
-        write_bytes(temporary / TOKENIZER, tokenizer.model)
-        encoder = _Encoder(temporary, tokenizer, recipe["shard_tokens"], console)
-        train_entries = encoder.write_split("train", training)
-        val_entries = encoder.write_split("val", validation)
-        entries = train_entries + val_entries
-        refuse_overlap(entries)
-        write_documents(temporary, entries)
-        write_manifest(
-            temporary,
-            recipe
-            | {
-                "bos_id": BOS_ID,
-                "vocab_size": tokenizer.vocab_size,
-                "tokenizer_sha256": tokenizer.sha256,
-                "split_rule": SPLIT_RULE,
-                "skipped": gathered.skipped,
-                "splits": {
-                    "train": split_totals(entries, "train", encoder.files["train"]),
-                    "val": split_totals(entries, "val", encoder.files["val"]),
-                },
-                "byte_files": [path.name for path in encoder.files["val_bytes"]],
-            },
-        )
-        os.replace(temporary, directory)
+        data.mkdir(parents=True, exist_ok=True)
+        state.mkdir(exist_ok=True)
+        _fill(data, state, preparation, console)
+        os.replace(data, directory)
         _sync_directory(directory.parent)
     except OSError as error:
-        raise UserError(
-            f"cannot write {directory}: {error.strerror or error}. Free some space or set paths.data."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"cannot write {directory}: {error.strerror or error}. {CONTINUES}") from error
+    except UserError as error:
+        if isinstance(error.__cause__, OSError | BrokenProcessPool):
+            raise UserError(f"{error} {CONTINUES}") from error
+        shutil.rmtree(working, ignore_errors=True)
+        raise
+    shutil.rmtree(working, ignore_errors=True)
 
 
-class _Encoder:
-    """Encode documents into shards, checking each one's round trip and its bytes by both paths."""
+def _fill(data: Path, state: Path, preparation: Preparation, console: Console) -> None:
+    """Everything that goes into the prepared directory."""
+    front_end = _front_end(data, state, preparation, console)
+    writers: dict[Split, SplitWriter] = {
+        "train": SplitWriter(data, state, "train", preparation.shard_tokens, sidecar=False),
+        "val": SplitWriter(data, state, "val", preparation.shard_tokens, sidecar=True),
+    }
+    if any(writer.shards for writer in writers.values()):
+        console.say(
+            f"Continuing the preparation that was interrupted: {writers['train'].shards} training and "
+            f"{writers['val'].shards} validation shards are finished."
+        )
+    left_out: Counter[str] = Counter()
+    ranges: dict[Split, list[int]] = {}
+    batches = _batches(_remaining(preparation.documents(left_out), writers, ranges))
+    with console.task("Encoding documents", None) as task:
+        documents = num_bytes = 0
+        for batch, encoded in encode_batches(front_end, batches, preparation.workers):
+            writers[batch.split].add(batch.first, batch.documents, encoded)
+            documents += len(batch.documents)
+            num_bytes += sum(document.num_bytes for document in batch.documents)
+            task.update(documents, MB=round(num_bytes / 1e6))
+    splits = {}
+    for split, writer in writers.items():
+        files = writer.close()
+        splits[split] = split_totals(data, split, files) | {
+            "first_document": ranges[split][0],
+            "last_document": ranges[split][1],
+            "no_token_left": writer.no_token_left,
+        }
+        if not splits[split]["documents"]:
+            raise UserError(f"no document of the {split} split has a token left after the tokenizer's normalisation.")
+    left_out["no_token_left"] = sum(writer.no_token_left for writer in writers.values())
+    content = {
+        "name": preparation.recipe["name"],
+        "recipe": preparation.recipe,
+        "front_end": front_end.description(),
+        "vocab_size": front_end.vocab_size,
+        "bos_id": BOS_ID,
+        "lossless": front_end.lossless,
+        "byte_accounting": "sidecar",
+        "split": preparation.rule.description(),
+        "left_out": {reason: count for reason, count in sorted(left_out.items()) if count},
+        "splits": splits,
+        "byte_files": [path.name for path in writers["val"].files("val_bytes")],
+    }
+    write_manifest(data, content, console)
 
-    def __init__(self, directory: Path, tokenizer: Tokenizer, shard_tokens: int, console: Console):
-        self.directory, self.tokenizer, self.shard_tokens = directory, tokenizer, shard_tokens
-        self.console = console
-        self.table = ByteTable.of(tokenizer)
-        self.files: dict[str, list[Path]] = {}
 
-    def write_split(self, name: str, documents: Sequence[Document]) -> list[Entry]:
-        """Write the shards of one split, and for "val" the byte sidecar beside them."""
-        tokens = ShardWriter(self.directory, name, self.shard_tokens)
-        sidecar = ShardWriter(self.directory, f"{name}_bytes", self.shard_tokens)
-        entries: list[Entry] = []
-        with self.console.task(f"Encoding {name} documents", len(documents)) as task:
-            for start in range(0, len(documents), BATCH_DOCUMENTS):
-                batch = documents[start : start + BATCH_DOCUMENTS]
-                encoded = self.tokenizer.encode_batch([document.text for document in batch])
-                for document, ids in zip(batch, encoded, strict=True):
-                    stream = np.array([BOS_ID, *ids], np.uint16)
-                    charged = self._check(document, stream)
-                    tokens.add(stream)
-                    if name == "val":
-                        sidecar.add(charged)
-                    entries.append(Entry(name, document.name, document.sha256, document.num_bytes, len(ids)))
-                task.update(len(entries))
-        self.files[name] = tokens.close()
-        self.files[f"{name}_bytes"] = sidecar.close()
-        return entries
+def _front_end(data: Path, state: Path, preparation: Preparation, console: Console) -> FrontEnd:
+    """The front end of an interrupted preparation, or a new one."""
+    kept = state / "front_end.json"
+    if kept.exists():
+        return FrontEnd.load(data, read_json(kept))
+    texts = (placed.document.text for placed in preparation.documents(Counter()) if placed.split == "train")
+    first = next(texts)  # When there is none, the stream itself says so.
+    console.say(f"Making a tokenizer of {preparation.tokenizer.vocab_size} ids from training documents.")
+    front_end = train_front_end(preparation.transform, preparation.tokenizer, _chain(first, texts))
+    front_end.save(data)
+    write_json(kept, front_end.description())
+    return front_end
 
-    def _check(self, document: Document, stream: np.ndarray) -> np.ndarray:
-        text = self.tokenizer.decode(stream[1:].tolist())
-        charged = self.table.stream_bytes(stream)
-        check_document_bytes(document.name, document.num_bytes, len(text.encode()), int(charged.sum()))
-        if text != document.text:
-            raise UserError(f"document {document.name!r} does not survive encoding and decoding by the tokenizer.")
-        return charged
+
+def train_on(preparation: Preparation) -> FrontEnd:
+    """The front end alone, trained on the training documents."""
+    texts = (placed.document.text for placed in preparation.documents(Counter()) if placed.split == "train")
+    return train_front_end(preparation.transform, preparation.tokenizer, _chain(next(texts), texts))
+
+
+def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _remaining(
+    stream: Iterable[Placed], writers: dict[Split, SplitWriter], ranges: dict[Split, list[int]]
+) -> Iterator[tuple[Split, int, Document]]:
+    """(split, position in the split's stream, document) of what is not finished; notes first and last numbers."""
+    positions: Counter[Split] = Counter()
+    for number, split, document in stream:
+        known = ranges.setdefault(split, [number, number])
+        known[0], known[1] = min(known[0], number), max(known[1], number)
+        position = positions[split]
+        positions[split] += 1
+        if position >= writers[split].taken:
+            yield split, position, document
+
+
+def _batches(stream: Iterable[tuple[Split, int, Document]]) -> Iterator[Batch]:
+    """Neighbours of a split together, a batch as soon as it is full."""
+    filling: dict[Split, Batch] = {}
+    characters: Counter[Split] = Counter()
+    for split, position, document in stream:
+        batch = filling.setdefault(split, Batch(split, position, []))
+        batch.documents.append(document)
+        characters[split] += len(document.text)
+        if len(batch.documents) >= BATCH_DOCUMENTS or characters[split] >= BATCH_CHARACTERS:
+            characters[split] = 0
+            yield filling.pop(split)
+    yield from filling.values()
 
 
 def _sync_directory(directory: Path) -> None:

@@ -11,13 +11,15 @@ import importlib.util
 import platform
 import sysconfig
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pgolf.console import Console
 from pgolf.data.docstrings import module_texts, topic_texts
-from pgolf.data.documents import Gathered, sift
+from pgolf.data.documents import Document, sift
+from pgolf.data.fingerprints import FileHashes
 from pgolf.errors import UserError
 
 GATHERER_VERSION = 1  # Raise it whenever the same installation would give other documents.
@@ -45,7 +47,7 @@ class PythonDocs:
         self.standard_library = standard_library
         self.min_characters = min_characters
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, hashes: FileHashes) -> dict[str, Any]:
         """Versions of everything that is read, and of this gatherer."""
         return {
             "kind": "pydocs",
@@ -57,11 +59,13 @@ class PythonDocs:
             "parser": ".".join(platform.python_version_tuple()[:2]),
         }
 
-    def gather(self, console: Console) -> Gathered:
+    def documents(self, console: Console, left_out: Counter[str]) -> Iterator[Document]:
         """Documents sorted by name. UserError when a package is not installed."""
+        return sift(self._texts(console, left_out), self.min_characters, left_out)
+
+    def _texts(self, console: Console, left_out: Counter[str]) -> list[tuple[str, str]]:
         files = [file for root, prefix in self._roots() for file in _modules(root, prefix)]
         texts: list[tuple[str, str]] = []
-        unreadable = 0
         with (
             warnings.catch_warnings(),
             console.task("Reading the installed documentation", len(files)) as task,
@@ -71,7 +75,7 @@ class PythonDocs:
                 try:
                     texts.extend(module_texts(module, path.read_bytes()))
                 except (SyntaxError, ValueError, RecursionError):
-                    unreadable += 1  # Templates and files written for a newer Python.
+                    left_out["unreadable_files"] += 1  # Templates and files written for a newer Python.
                 if done % 50 == 0 or done == len(files):
                     task.update(done)
         if self.standard_library:
@@ -80,8 +84,7 @@ class PythonDocs:
                 texts.extend(topic_texts(topics.read_bytes()))
             else:
                 console.say(f"The language reference topics are not installed ({topics}).")
-        gathered = sift(sorted(texts), self.min_characters)
-        return gathered._replace(skipped=gathered.skipped | {"unreadable_files": unreadable})
+        return sorted(texts)
 
     def _roots(self) -> Iterator[tuple[Path, str]]:
         if self.standard_library:

@@ -28,7 +28,7 @@ def write_shard(path: Path, values: npt.NDArray[np.integer]) -> None:
     header[:3] = MAGIC, VERSION, len(values)
     with atomic_open(path) as file:
         file.write(header.tobytes())
-        file.write(values.astype("<u2").tobytes())
+        file.write(np.ascontiguousarray(values, "<u2").data)
 
 
 def shard_length(path: Path) -> int:
@@ -70,39 +70,6 @@ def read_shard(path: Path) -> Tokens:
     return values
 
 
-class ShardWriter:
-    """Write a stream as `<prefix>_%06d.bin` files of `shard_tokens` values, the last the rest."""
-
-    def __init__(self, directory: Path, prefix: str, shard_tokens: int):
-        self.directory, self.prefix, self.shard_tokens = directory, prefix, shard_tokens
-        self.files: list[Path] = []
-        self._pending: list[npt.NDArray[np.integer]] = []
-        self._count = 0
-
-    def add(self, values: npt.NDArray[np.integer]) -> None:
-        """Append values; full shards are written at once."""
-        while self._count + len(values) >= self.shard_tokens:
-            take = self.shard_tokens - self._count
-            self._pending.append(values[:take])
-            values = values[take:]
-            self._flush()
-        if len(values):
-            self._pending.append(values)
-            self._count += len(values)
-
-    def close(self) -> list[Path]:
-        """Write what is left and return the files in order."""
-        if self._pending:
-            self._flush()
-        return self.files
-
-    def _flush(self) -> None:
-        path = self.directory / f"{self.prefix}_{len(self.files):06d}.bin"
-        write_shard(path, np.concatenate(self._pending))
-        self.files.append(path)
-        self._pending, self._count = [], 0
-
-
 def iterate_documents(files: Sequence[Path], bos_id: int) -> Iterator[Tokens]:
     """The documents of a shard sequence, without their BOS; one that crosses a shard end is joined.
 
@@ -124,3 +91,26 @@ def iterate_documents(files: Sequence[Path], bos_id: int) -> Iterator[Tokens]:
             open_document = [values[start + 1 : end]]
     if open_document is not None:
         yield np.concatenate(open_document)
+
+
+class TokenStream:
+    """The values of a shard sequence as one stream; any part of it can be read without reading the rest."""
+
+    def __init__(self, files: Sequence[Path]):
+        self._files = list(files)
+        self._ends = np.cumsum([shard_length(path) for path in self._files], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def read(self, start: int, end: int) -> Tokens:
+        """A copy of the values from `start` up to `end`, uint16. UserError when a shard is damaged."""
+        parts = []
+        first = int(np.searchsorted(self._ends, start, "right"))
+        for path, shard_end in zip(self._files[first:], self._ends[first:], strict=True):
+            values = read_shard(path)
+            begin = int(shard_end) - len(values)
+            if begin >= end:
+                break
+            parts.append(values[max(start - begin, 0) : end - begin])
+        return np.concatenate(parts) if parts else np.zeros(0, np.uint16)

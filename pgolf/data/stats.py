@@ -4,48 +4,57 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from pgolf.data.caseops import NAMES
 from pgolf.data.dataset import Dataset
 from pgolf.data.documents import WORD_MARK
-from pgolf.data.manifest import Entry, read_documents
+from pgolf.data.manifest import SPLITS
 from pgolf.data.shards import read_shard
+from pgolf.errors import UserError
 
 MOST_FREQUENT = 20
 
 
 def stats(directory: Path) -> dict[str, Any]:
-    """Per split: documents, tokens (BOS included), bytes, bytes per token, lengths, ids in use.
+    """Per split: documents, tokens (BOS included), bytes, bytes per token, lengths, ids in use, operators.
 
     `length_histogram` lists [smallest, documents]: documents of at least `smallest` tokens and
-    fewer than twice that. `most_frequent` lists [id, text, count] of the training split, BOS left
-    out.
+    fewer than twice that. `most_frequent` lists [id, text, count], BOS left out. `operator_share` is the share of
+    operators of the text transform among the tokens, BOS left out.
     """
     dataset = Dataset(directory)
-    entries = read_documents(directory)
-    result: dict[str, Any] = {
+    pieces = [dataset.front_end.piece(token) for token in range(dataset.vocab_size)]
+    return {
         "name": dataset.manifest["name"],
         "digest": dataset.digest,
         "vocab_size": dataset.vocab_size,
-        "skipped": dataset.manifest["skipped"],
-        "splits": {},
+        "front_end": dataset.manifest["front_end"],
+        "lossless": dataset.manifest["lossless"],
+        "left_out": dataset.manifest["left_out"],
+        "splits": {split: _figures(dataset, split, pieces) for split in SPLITS},
     }
-    for split, totals in dataset.manifest["splits"].items():
-        counts = np.zeros(dataset.vocab_size, np.int64)
-        for name in totals["files"]:
-            counts += np.bincount(read_shard(directory / name), minlength=dataset.vocab_size)
-        counts[dataset.bos_id] = 0
-        own = [entry for entry in entries if entry.split == split]
-        result["splits"][split] = _figures(own, totals) | {
-            "ids_used": int((counts > 0).sum()),
-            "most_frequent": _most_frequent(counts, dataset),
-        }
-    return result
 
 
-def _figures(entries: list[Entry], totals: dict[str, Any]) -> dict[str, Any]:
-    lengths = np.array([entry.tokens for entry in entries])
+def document_lengths(dataset: Dataset, split: str) -> npt.NDArray[np.int64]:
+    """int64 [documents]: tokens of each document, without BOS."""
+    return np.asarray(dataset.index(split).rows["tokens"], np.int64)
+
+
+def _figures(dataset: Dataset, split: str, pieces: list[str]) -> dict[str, Any]:
+    counts = np.zeros(dataset.vocab_size, np.int64)
+    for path in dataset.files(split):
+        found = np.bincount(read_shard(path), minlength=dataset.vocab_size)
+        if len(found) > dataset.vocab_size:
+            raise UserError(
+                f"{path} holds ids beyond the vocabulary: `pgolf data verify {dataset.directory}` says more."
+            )
+        counts += found
+    counts[dataset.bos_id] = 0
+    totals, lengths = dataset.manifest["splits"][split], document_lengths(dataset, split)
+    sizes = np.asarray(dataset.index(split).rows["bytes"])
     bins, documents = np.unique(np.floor(np.log2(lengths)).astype(int), return_counts=True)
-    sizes = np.array([entry.bytes for entry in entries])
+    is_operator = np.array([piece in NAMES for piece in pieces])
     return {
         "documents": totals["documents"],
         "tokens": totals["tokens"],
@@ -53,18 +62,58 @@ def _figures(entries: list[Entry], totals: dict[str, Any]) -> dict[str, Any]:
         "shards": len(totals["files"]),
         # Without BOS, which stands for no byte.
         "bytes_per_token": float(sizes.sum() / lengths.sum()),
-        "document_bytes": {
-            "smallest": int(sizes.min()),
-            "median": float(np.median(sizes)),
-            "largest": int(sizes.max()),
-        },
+        "document_bytes": _spread(sizes),
+        "document_tokens": _spread(lengths),
         "length_histogram": [[int(2**low), int(count)] for low, count in zip(bins, documents, strict=True)],
+        "ids_used": int((counts > 0).sum()),
+        "operator_share": float(counts[is_operator].sum() / counts.sum()),
+        "most_frequent": _most_frequent(counts, pieces),
     }
 
 
-def _most_frequent(counts: np.ndarray, dataset: Dataset) -> list[list[Any]]:
+def _spread(values: np.ndarray) -> dict[str, float]:
+    return {"smallest": int(values.min()), "median": float(np.median(values)), "largest": int(values.max())}
+
+
+def _most_frequent(counts: npt.NDArray[np.int64], pieces: list[str]) -> list[list[Any]]:
     order = np.argsort(-counts, kind="stable")[:MOST_FREQUENT]
-    pieces = [dataset.tokenizer.piece(int(token)).replace(WORD_MARK, " ") for token in order]
     return [
-        [int(token), piece, int(counts[token])] for token, piece in zip(order, pieces, strict=True) if counts[token]
+        [int(token), NAMES.get(pieces[token], pieces[token].replace(WORD_MARK, " ")), int(counts[token])]
+        for token in order
+        if counts[token]
     ]
+
+
+def plot_lengths(directory: Path, path: Path) -> None:
+    """A histogram of document lengths, both splits, as a PNG. UserError when matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("matplotlib is not installed, so there is no plot; install `pgolf[report]`.") from error
+    from pgolf.files import atomic_open
+
+    dataset = Dataset(directory)
+    lengths = {split: document_lengths(dataset, split) for split in SPLITS}
+    longest = max(int(one.max()) for one in lengths.values())
+    edges = 2.0 ** np.arange(0, np.ceil(np.log2(longest + 1)) + 0.5, 0.5)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for split, label in (("train", "training"), ("val", "validation")):
+        weights = np.full(len(lengths[split]), 100 / len(lengths[split]))
+        axes.hist(
+            lengths[split],
+            edges.tolist(),
+            weights=weights,
+            alpha=0.55,
+            label=f"{label}: {len(lengths[split]):,} documents, median {np.median(lengths[split]):,.0f} tokens",
+        )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_xlim(max(1.0, 2.0 ** np.floor(np.log2(min(int(one.min()) for one in lengths.values())))), edges[-1])
+    axes.set_xlabel("tokens of a document, without BOS")
+    axes.set_ylabel("share of the split's documents, %")
+    axes.set_title(f"{dataset.manifest['name']}: document lengths")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    with atomic_open(path) as file:
+        figure.savefig(file, format="png", dpi=120)

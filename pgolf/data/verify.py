@@ -1,30 +1,25 @@
 """Verification of a prepared directory: everything the manifest says is computed again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pgolf.data.bytes import ByteTable, check_document_bytes
-from pgolf.data.documents import in_validation
-from pgolf.data.manifest import (
-    MANIFEST,
-    TOKENIZER,
-    Entry,
-    check_sizes,
-    read_documents,
-    read_manifest,
-    refuse_overlap,
-)
-from pgolf.data.shards import Tokens, iterate_documents, read_shard
-from pgolf.data.tokenizer import Tokenizer
+from pgolf.console import Console, Silent
+from pgolf.data import structure
+from pgolf.data.inspection import ENCODING, SIDECAR, TABLE, TEXTS, Found, Inspector, Part, look
+from pgolf.data.manifest import SPLITS, read_manifest
+from pgolf.data.processes import count_cores, in_processes
 from pgolf.errors import UserError
-from pgolf.files import sha256_bytes, sha256_file
 
-ZERO_RUN = 1024  # Consecutive padding tokens that no text gives but unwritten storage does.
+PART_TOKENS = 2**19
+INLINE_TOKENS = 2**24  # Fewer are looked at in this process: others take a second to start.
+SEQUENCE_TOKENS = 2048  # Of the published evaluation, which leaves out what does not fill a sequence.
+OPERATOR_SHARE = 0.001  # English text has some 10 %; a stray private-use character in plain text is no transform.
+RATIO_TOLERANCE = 0.01  # Stripped spaces and NFKC move the bytes of real text by less; known errors by 17 %.
 
 
 @dataclass(frozen=True)
@@ -36,11 +31,24 @@ class Check:
     detail: str
 
 
-def verify(directory: Path) -> list[Check]:
+def verify(
+    directory: Path,
+    console: Console | None = None,
+    *,
+    differences: Callable[[dict[str, Any]], list[str]] | None = None,
+    workers: int | None = None,
+) -> list[Check]:
     """Check a prepared directory completely; reads and decodes every token.
 
-    Every check is made that can be made: after a damaged manifest there is only that one result.
+    Args:
+        differences: what a configuration finds different in a manifest, for a check of its own; None without a
+            configuration.
+        workers: processes; None uses every core when there is much to read.
+
+    Every check is made that can be made: after a damaged manifest there is only that one result, and the documents
+    are not decoded unless their beginnings agree with the index.
     """
+    console = console or Silent()
     checks: list[Check] = []
 
     def attempt(name: str, check: Callable[[], str]) -> bool:
@@ -53,124 +61,146 @@ def verify(directory: Path) -> list[Check]:
     if not attempt("manifest", lambda: f"digest {read_manifest(directory)['digest'][:16]}"):
         return checks
     manifest = read_manifest(directory)
-    attempt("files", lambda: _files(directory, manifest))
-    attempt("shard headers", lambda: _headers(directory, manifest))
-    attempt("shards written", lambda: _written(directory, manifest))
-    if not attempt("document list", lambda: f"{len(read_documents(directory))} documents"):
+    if differences is not None:
+        attempt("configuration", lambda: _configuration(differences(manifest)))
+    attempt("file sizes", lambda: structure.sizes(directory, manifest))
+    attempt("file hashes", lambda: structure.hashes(directory, manifest, console))
+    tokenizer = attempt("tokenizer", lambda: structure.tokenizer(directory, manifest))
+    listed = attempt("document counts", lambda: structure.counts(directory, manifest))
+    if listed:
+        attempt("partition", lambda: structure.partition(directory, manifest))
+    readable = attempt("shard headers", lambda: structure.headers(directory, manifest))
+    readable = readable and attempt("shard contents", lambda: structure.contents(directory, manifest))
+    found = readable and listed
+    if readable:
+        found &= attempt("vocabulary", lambda: structure.vocabulary(directory, manifest))
+        found &= attempt("BOS count", lambda: structure.bos_count(directory, manifest))
+        found &= attempt("empty documents", lambda: structure.empty(directory, manifest))
+    if readable and listed:
+        found &= attempt("document starts", lambda: structure.starts(directory, manifest))
+    if not (found and tokenizer):
+        checks.append(Check(TEXTS, False, "not checked, because the documents cannot be told apart (see above)."))
         return checks
-    if not attempt("tokenizer", lambda: _tokenizer(directory, manifest)):
-        return checks
-    entries = read_documents(directory)
-    tokenizer = Tokenizer.load(directory / TOKENIZER)
-    attempt("disjoint splits", lambda: _disjoint(entries, manifest))
-    for split_name in ("train", "val"):
-        own = [entry for entry in entries if entry.split == split_name]
-        files = [directory / name for name in manifest["splits"][split_name]["files"]]
-        check = partial(_documents, own, files, manifest, split_name, tokenizer)
-        attempt(f"{split_name} documents", check)
-    attempt("byte sidecar", lambda: _sidecar(directory, manifest, entries, tokenizer))
-    return checks
+    return checks + _documents(directory, manifest, console, workers)
 
 
-def _files(directory: Path, manifest: dict[str, Any]) -> str:
-    for name, expected in manifest["files"].items():
-        if sha256_file(directory / name) != expected["sha256"]:
-            raise UserError(f"{directory / name} does not have the SHA-256 of its manifest.")
-    unlisted = {path.name for path in directory.iterdir()} - set(manifest["files"]) - {MANIFEST}
-    if unlisted:
-        raise UserError(f"{directory} holds files its manifest does not list: {sorted(unlisted)}.")
-    return f"{len(manifest['files'])} files have the SHA-256 of the manifest"
+def _configuration(differences: list[str]) -> str:
+    if differences:
+        raise UserError(f"{'. '.join(differences)}.")
+    return "transform, tokenizer and split are those of the configuration"
 
 
-def _headers(directory: Path, manifest: dict[str, Any]) -> str:
-    check_sizes(directory, manifest)
-    return "sizes agree with the headers and with the manifest"
+def _documents(directory: Path, manifest: dict[str, Any], console: Console, workers: int | None) -> list[Check]:
+    """The checks that decode every document."""
+    inspector = Inspector(directory, manifest)
+    parts = [part for split in ("val", "train") for part in _parts(split, inspector.indexes[split].starts)]
+    total = sum(manifest["splits"][split]["tokens"] for split in SPLITS)
+    count = (count_cores() if total > INLINE_TOKENS else 1) if workers is None else workers
+    summary = _Summary(inspector)
+    with console.task("Decoding documents", sum(len(inspector.indexes[split]) for split in SPLITS)) as task:
+        done = 0
+        results = in_processes(look, inspector, parts, count) if count > 1 else ((p, inspector.look(p)) for p in parts)
+        for part, found in results:
+            summary.add(part, found)
+            done += part.last - part.first
+            task.update(done)
+    return summary.checks()
 
 
-def _written(directory: Path, manifest: dict[str, Any]) -> str:
-    names = [name for name in manifest["files"] if name.endswith(".bin")]
-    for name in names:
-        nonzero = np.flatnonzero(read_shard(directory / name))
-        edges = np.concatenate([[-1], nonzero])
-        if len(edges) > 1 and int(np.diff(edges).max()) > ZERO_RUN:
-            raise UserError(f"the shard {directory / name} holds a run of more than {ZERO_RUN} zeros.")
-    return f"no run of {ZERO_RUN} zeros in {len(names)} shards"
+def _parts(split: str, starts: np.ndarray) -> Iterator[Part]:
+    """Documents in portions of some PART_TOKENS tokens."""
+    cuts = np.unique(
+        np.searchsorted(starts, np.arange(0, starts[-1] + PART_TOKENS, PART_TOKENS)).clip(0, len(starts) - 1)
+    )
+    cuts[-1] = len(starts) - 1
+    for first, last in pairwise(cuts):
+        yield Part(split, int(first), int(last))
 
 
-def _tokenizer(directory: Path, manifest: dict[str, Any]) -> str:
-    tokenizer = Tokenizer.load(directory / TOKENIZER)
-    if tokenizer.sha256 != manifest["tokenizer_sha256"]:
-        raise UserError(f"{directory / TOKENIZER} is not the tokenizer of the manifest.")
-    if tokenizer.vocab_size != manifest["vocab_size"]:
-        raise UserError(
-            f"{directory / TOKENIZER} has {tokenizer.vocab_size} ids, the manifest says {manifest['vocab_size']}."
+class _Summary:
+    """What all parts say together. Validation comes first, so that training texts can be compared with it."""
+
+    def __init__(self, inspector: Inspector):
+        self.inspector, self.manifest = inspector, inspector.manifest
+        self.problems: dict[str, str] = {}
+        self.validation: dict[bytes, int] = {}
+        self.bytes = {"decoded": 0, "charged": 0}
+        self.operators = 0
+
+    def add(self, part: Part, found: Found) -> None:
+        """Take in one part."""
+        self.problems = found.problems | self.problems
+        self.operators += found.operators
+        if part.split == "val":
+            self.validation.update((digest, part.first + at) for at, digest in enumerate(found.digests))
+            self.bytes["decoded"] += found.decoded_bytes
+            self.bytes["charged"] += found.charged_bytes
+            return
+        for at, digest in enumerate(found.digests):
+            if digest in self.validation:
+                names = [
+                    self.inspector.indexes[s].name(n)
+                    for s, n in (("val", self.validation[digest]), ("train", part.first + at))
+                ]
+                self.problems.setdefault(
+                    "disjoint splits",
+                    f"validation document {names[0]!r} is also the training document {names[1]!r} (SHA-256 "
+                    f"{digest.hex()[:16]}...): a score on it would be worthless.",
+                )
+
+    def checks(self) -> list[Check]:
+        """One line for each check that applies."""
+        front_end, splits = self.inspector.front_end, self.manifest["splits"]
+        charged, decoded = self.bytes["charged"], self.bytes["decoded"]
+        passed = {"disjoint splits": f"no text of {len(self.validation)} validation documents is in training"}
+        if front_end.lossless:
+            count = sum(splits[split]["documents"] for split in SPLITS)
+            passed[TEXTS] = f"{count} documents decode to the texts of the index"
+            passed[ENCODING] = "the tokens are those that the front end makes of the texts"
+            if self.inspector.table is not None:
+                passed[TABLE] = "a table of bytes per id gives the same bytes for every document"
+        passed[SIDECAR] = (
+            f"{splits['val']['tokens']} validation tokens are charged {charged} bytes, {decoded} are decoded"
         )
-    return f"{tokenizer.vocab_size} ids, SHA-256 {tokenizer.sha256[:16]}"
+        if charged != splits["val"]["charged"]:
+            self.problems.setdefault(
+                SIDECAR, f"{charged} bytes are charged, the manifest says {splits['val']['charged']}."
+            )
+        self._operators(passed)
+        if not front_end.lossless:
+            ratio = charged / max(decoded, 1)
+            passed["byte ratio"] = f"{ratio:.5f} bytes charged per byte decoded"
+            if abs(ratio - 1) > RATIO_TOLERANCE:
+                self.problems["byte ratio"] = (
+                    f"{passed['byte ratio']}: bits per byte would be wrong by about that ratio."
+                )
+        self._expected(passed)
+        return [Check(name, name not in self.problems, self.problems.get(name, line)) for name, line in passed.items()]
 
-
-def _disjoint(entries: list[Entry], manifest: dict[str, Any]) -> str:
-    refuse_overlap(entries)
-    for entry in entries:
-        if (entry.split == "val") != in_validation(entry.sha256, manifest["val_fraction"]):
-            raise UserError(f"document {entry.name!r} is in the {entry.split} split against the split rule.")
-    return "no text in both splits, every document on the side of its hash"
-
-
-def _documents(
-    entries: list[Entry],
-    files: list[Path],
-    manifest: dict[str, Any],
-    split_name: str,
-    tokenizer: Tokenizer,
-) -> str:
-    """BOS count, no empty document, and each document's hash and bytes by all three counts."""
-    totals = manifest["splits"][split_name]
-    bos_id = manifest["bos_id"]
-    bos_count = sum(int((read_shard(path) == bos_id).sum()) for path in files)
-    if not len(entries) == bos_count == totals["documents"]:
-        raise UserError(
-            f"{bos_count} BOS tokens, {len(entries)} listed documents and {totals['documents']} in the manifest differ."
+    def _operators(self, passed: dict[str, str]) -> None:
+        """Operators must be there exactly when the manifest says that the text was transformed."""
+        tokens = sum(self.manifest["splits"][split]["tokens"] for split in SPLITS)
+        share, transform = self.operators / tokens, self.manifest["front_end"]["transform"]
+        passed["operators"] = (
+            f"{100 * share:.2f} % of the tokens are operators, transform {transform and transform['kind']}"
         )
-    table = ByteTable.of(tokenizer)
-    for entry, ids in zip(entries, iterate_documents(files, bos_id), strict=True):
-        if len(ids) == 0 or len(ids) != entry.tokens:
-            raise UserError(f"document {entry.name!r} has {len(ids)} tokens, the list says {entry.tokens}.")
-        _check_document(entry, ids, table, tokenizer, bos_id)
-    total = sum(entry.bytes for entry in entries)
-    if total != totals["bytes"]:
-        raise UserError(f"the documents have {total} bytes, the manifest says {totals['bytes']}.")
-    return f"{bos_count} documents, {total} bytes by every count"
+        if transform is None and share > OPERATOR_SHARE:
+            self.problems["operators"] = (
+                f"{passed['operators']}: the text was transformed but would be charged as if it were not."
+            )
+        if transform is not None and len(self.inspector.operator_ids) and not self.operators:
+            self.problems["operators"] = f"{passed['operators']}: no text was transformed, though the manifest says so."
 
-
-def _check_document(entry: Entry, ids: Tokens, table: ByteTable, tokenizer: Tokenizer, bos_id: int) -> None:
-    if int(ids.max()) >= tokenizer.vocab_size:
-        raise UserError(
-            f"document {entry.name!r} has the id {int(ids.max())}, the vocabulary ends at {tokenizer.vocab_size}."
-        )
-    text = tokenizer.decode(ids.tolist()).encode()
-    charged = int(table.stream_bytes(np.concatenate([[bos_id], ids])).sum())
-    check_document_bytes(entry.name, entry.bytes, len(text), charged)
-    if sha256_bytes(text) != entry.sha256:
-        raise UserError(f"document {entry.name!r} does not have the SHA-256 of the list.")
-
-
-def _sidecar(directory: Path, manifest: dict[str, Any], entries: list[Entry], tokenizer: Tokenizer) -> str:
-    tokens = _concatenate(directory, manifest["splits"]["val"]["files"])
-    stored = _concatenate(directory, manifest["byte_files"])
-    if len(tokens) != len(stored):
-        raise UserError(f"{len(tokens)} validation tokens have {len(stored)} byte counts.")
-    expected = ByteTable.of(tokenizer).stream_bytes(tokens)
-    wrong = np.flatnonzero(expected != stored)
-    if len(wrong):
-        index = int(wrong[0])
-        raise UserError(
-            f"validation token {index} stands for {expected[index]} bytes, the sidecar says {stored[index]}."
-        )
-    recorded = sum(entry.bytes for entry in entries if entry.split == "val")
-    if int(stored.astype(np.int64).sum()) != recorded:
-        raise UserError(f"the sidecar sums to {int(stored.sum())} bytes, the originals have {recorded}.")
-    return f"{len(stored)} counts sum to the {recorded} bytes of the originals"
-
-
-def _concatenate(directory: Path, names: list[str]) -> Tokens:
-    return np.concatenate([read_shard(directory / name) for name in names])
+    def _expected(self, passed: dict[str, str]) -> None:
+        """Published figures of the data, where the manifest has them: {"val_documents": n, "scored_tokens": n}."""
+        val = self.manifest["splits"]["val"]
+        found = {
+            "val_documents": val["documents"],
+            "scored_tokens": (val["tokens"] - 1) // SEQUENCE_TOKENS * SEQUENCE_TOKENS,
+        }
+        for key, value in (self.manifest.get("expected") or {}).items():
+            passed["published figures"] = ", ".join(f"{found[one]} {one}" for one in found)
+            if value is not None and found[key] != value:
+                self.problems["published figures"] = (
+                    f"{key} is {found[key]}, published was {value}: it is another split."
+                )

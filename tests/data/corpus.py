@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import settings
 
-from pgolf.data.dataset import DataConfig
+from pgolf.data.config import DataConfig
 from pgolf.data.text import TextFiles
 from pgolf.data.tokenizer import SentencePieceTokenizer
 
