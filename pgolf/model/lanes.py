@@ -20,10 +20,12 @@ class Wiring(Part):
     """What all wirings share: two lanes from the first pass of the second half that visits `start_layer` or a later
     block.
 
-    skip_lanes: the lanes that U-Net skips are mixed into. Raises ValueError when there is no such block.
+    skip_lanes: the lanes that U-Net skips are mixed into. writes: the lanes that the output of attention, which reads
+    lane 0, and that of the MLP, which reads lane 1, are added to. Raises ValueError when there is no such block.
     """
 
     skip_lanes: tuple[int, ...] = ()
+    writes: tuple[tuple[int, ...], tuple[int, ...]] = ((0, 1), (0, 1))
 
     def __init__(self, num_layers: int, start_layer: int) -> None:
         super().__init__()
@@ -124,6 +126,7 @@ class SeparateLanes(Wiring):
     """
 
     lane_merge: nn.Parameter
+    writes = ((0,), (1,))
 
     def __init__(self, num_layers: int, *, start_layer: int) -> None:
         super().__init__(num_layers, start_layer)

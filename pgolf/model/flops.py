@@ -1,0 +1,56 @@
+"""Floating point operations of a forward pass, from the shapes of the weights and the plan."""
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from pgolf.model.gpt import GPT
+from pgolf.model.plan import LayerPlan
+from pgolf.model.roles import parameter_roles
+
+PRODUCTS = ("matrix", "gate")  # roles of two-dimensional weights that are multiplied with every token
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations for one token. A multiplication with an addition counts as two."""
+
+    blocks: int
+    attention: float
+    head: int
+
+    @property
+    def forward(self) -> float:
+        """One forward pass."""
+        return self.blocks + self.attention + self.head
+
+    @property
+    def training(self) -> float:
+        """Forward and backward: the backward pass has two products for each of the forward pass."""
+        return 3 * self.forward
+
+
+def flops_per_token(model: GPT, plan: LayerPlan, sequence_tokens: int) -> Flops:
+    """Operations of a forward pass along `plan`, mean over the tokens of a sequence.
+
+    blocks: 2 n for every visited weight matrix of n elements, projections and gates alike. attention: token t of a
+    sequence of T reads t keys and t values in each of H heads of width d, 4 t H d; the mean over the sequence is
+    2 (T + 1) H d for each visited block (causal, so half of what dense formulas count). head: 2 vocab_size dim.
+    Norms, activations, gating and the softmax are not counted, as usual.
+    """
+    products = [_products(block) for block in model.blocks]
+    widths = [block.attn.num_heads * block.attn.head_dim for block in model.blocks]
+    visits = [step.block for step in plan.passes]
+    smear = _products(model.smear) if model.smear is not None else 0
+    return Flops(
+        blocks=smear + sum(products[block] for block in visits),
+        attention=sum(2.0 * (sequence_tokens + 1) * widths[block] for block in visits),
+        head=2 * model.vocab_size * model.dim,
+    )
+
+
+def _products(module: nn.Module) -> int:
+    roles = parameter_roles(module)
+    shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+    return sum(2 * math.prod(shape) for name, shape in shapes.items() if roles[name] in PRODUCTS and len(shape) == 2)
