@@ -89,7 +89,7 @@ class Bank:
         """
         if self._sent is None:
             raise RuntimeError("receive() before send_gradients()")
-        own, stack, work = self._sent
+        own, _, work = self._sent
         if work is not None:
             work.wait()
             own /= self.world_size
@@ -102,14 +102,19 @@ class Bank:
         self._sent = None
         return own
 
+    def forget_gradients(self) -> None:
+        """Drop gradients that were sent and not taken, once they have arrived."""
+        if self._sent is not None:
+            self.take()
+
     def idle_rows(self) -> list[int]:
         """Owned rows whose matrix has no gradient in this step: neither they nor their state may change."""
         active = self._active[self.first : self.first + self.share]
         return [row for row, has_gradient in enumerate(active) if not has_gradient]
 
     def gather(self, updates: Tensor) -> tuple[Tensor, Any]:
-        """Start sending [share, rows, cols] to everyone; gives [at least n, rows, cols], complete once the second value,
-        when it is not None, was waited for."""
+        """Start sending [share, rows, cols] to everyone; gives [at least n, rows, cols], complete once the second
+        value, when it is not None, was waited for."""
         if self.world_size == 1:
             return updates, None
         every = updates.new_zeros((self.share * self.world_size, *self.shape))

@@ -103,6 +103,11 @@ class Muon(torch.optim.Optimizer):
             if parameter.ndim != 2:
                 raise ValueError(f"Muon takes matrices; got a parameter of shape {tuple(parameter.shape)}")
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether several ranks share the matrices."""
+        return self._group is not None and self._group.world_size > 1
+
     def shard(self, group: Group) -> str | None:
         """Share the matrices out over the ranks of `group`; every rank calls it before the first step.
 
@@ -123,6 +128,12 @@ class Muon(torch.optim.Optimizer):
         """The averaged gradients of the matrices that this rank owns; changed in place (clipping), they are what the
         next step uses."""
         return [bank.receive() for _, bank in self._all_banks() if bank.awaits]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop all gradients, those that were sent and not used too."""
+        super().zero_grad(set_to_none)
+        for _, bank in self._banks:
+            bank.forget_gradients()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
