@@ -2,12 +2,14 @@
 
 import sys
 import sysconfig
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from pgolf.console import Silent
 from pgolf.data.docstrings import module_texts, topic_texts
+from pgolf.data.fingerprints import FileHashes
 from pgolf.data.pydocs import PythonDocs
 from pgolf.errors import UserError
 
@@ -120,21 +122,18 @@ def package(tmp_path, monkeypatch):
 
 def test_a_package_is_read_without_importing_it(package):
     source = PythonDocs(packages=[package], standard_library=False, min_characters=18)
-    gathered = source.gather(Silent())
-    assert [document.name for document in gathered.documents] == [
-        "madeup",
-        "madeup.b",
-        "madeup.inner.a",
-    ]
-    assert gathered.skipped == {"contains_u2581": 1, "too_short": 1, "unreadable_files": 1}
+    left_out: Counter[str] = Counter()
+    gathered = list(source.documents(Silent(), left_out))
+    assert [document.name for document in gathered] == ["madeup", "madeup.b", "madeup.inner.a", "madeup.marked"]
+    assert left_out == {"too_short": 1, "unreadable_files": 1}
     assert package not in sys.modules
-    assert gathered == source.gather(Silent())
+    assert gathered == list(source.documents(Silent(), Counter()))
 
 
 def test_identity_names_the_versions(package):
-    alone = PythonDocs(packages=[package], standard_library=False).identity()
+    alone = PythonDocs(packages=[package], standard_library=False).identity(FileHashes())
     assert alone["packages"] == {"madeup": "1.5"} and alone["python"] is None
-    whole = PythonDocs(packages=["torch", "numpy", "torch"]).identity()
+    whole = PythonDocs(packages=["torch", "numpy", "torch"]).identity(FileHashes())
     assert list(whole["packages"]) == ["numpy", "torch"]
     assert whole["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
 
@@ -142,6 +141,6 @@ def test_identity_names_the_versions(package):
 def test_a_package_that_is_not_installed_is_a_sentence():
     source = PythonDocs(packages=["no_such_package"])
     with pytest.raises(UserError, match=r"data\.source\.packages names 'no_such_package'"):
-        source.identity()
+        source.identity(FileHashes())
     with pytest.raises(ValueError, match="no document is left"):
         PythonDocs(packages=[], standard_library=False)
