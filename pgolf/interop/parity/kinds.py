@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pgolf.interop.parity import caseops, evaluation, loaders, models, optim
+from pgolf.interop.parity import caseops, evaluation, loaders, models, optim, recipe
 from pgolf.interop.parity.case import Case, Outcome, Unsupported
 
 Runner = Callable[[Case], Outcome]
@@ -25,6 +25,8 @@ KINDS: dict[str, Runner] = {
     "model_": models.model_case,
     "muon_": optim.muon,
     "muon_ns": optim.newton_schulz,
+    "optimizer_groups": recipe.optimizer_groups,
+    "schedule": recipe.schedules,
     "ttt_forward_": models.adapted_forward,
 }
 """Prefix of a file name -> runner; the longest prefix wins."""

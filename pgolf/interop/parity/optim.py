@@ -11,7 +11,7 @@ from pgolf.optim.newton_schulz import POLAR_EXPRESS, STOCK, Coefficients, Roundi
 
 RELATIVE = 1e-5  # norm of the error over the norm of what is expected, where the published script ran in fp32
 POLAR_SCRIPTS = frozenset({"1787", "1855"})
-EARLY_SCRIPTS = frozenset({"root", "naive", "lora", "slide"})
+EARLY_SCRIPTS = frozenset({"root", "naive", "lora", "slide", "1394", "1413", "1493", "1514"})  # before banks
 PRECISIONS: dict[tuple[bool, bool], PrecisionName] = {  # (bf16, early); early scripts always send updates in bf16
     (True, True): "bf16_iteration",
     (True, False): "bf16",
