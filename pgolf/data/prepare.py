@@ -84,7 +84,7 @@ def build(directory: Path, preparation: Preparation, console: Console) -> None:
         state.mkdir(exist_ok=True)
         _fill(data, state, preparation, console)
         os.replace(data, directory)
-        _sync_directory(directory.parent)
+        sync_directory(directory.parent)
     except OSError as error:
         raise UserError(f"cannot write {directory}: {error.strerror or error}. {CONTINUES}") from error
     except UserError as error:
@@ -197,7 +197,7 @@ def _batches(stream: Iterable[tuple[Split, int, Document]]) -> Iterator[Batch]:
     yield from filling.values()
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make a rename in `directory` survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
