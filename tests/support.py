@@ -38,17 +38,15 @@ def tiny_model(
 ) -> GPT:
     """A GPT of four thin layers, with other `parts` of GPT where given; `scramble` adds noise to all of it (output
     projections start at zero)."""
-    model = GPT(
-        vocab_size,
-        seed,
-        dim=dim,
-        qk_gain=2.0,
-        softcap=partial(SoftCap, cap=30.0),
-        embedding_std=0.05,
-        layer_scale=True,
-        skip_gates=True,
-        depth=Depth(num_layers=num_layers, loop_start=1, loop_end=2, num_loops=num_loops, skips=True),
-        attention=partial(
+    settings: dict[str, Any] = {
+        "dim": dim,
+        "qk_gain": 2.0,
+        "softcap": partial(SoftCap, cap=30.0),
+        "embedding_std": 0.05,
+        "layer_scale": True,
+        "skip_gates": True,
+        "depth": Depth(num_layers=num_layers, loop_start=1, loop_end=2, num_loops=num_loops, skips=True),
+        "attention": partial(
             CausalSelfAttention,
             num_heads=4,
             num_kv_heads=2,
@@ -56,9 +54,9 @@ def tiny_model(
             exclude=partial(own_value, last=None) if exclude_own_value else None,
             gate=gate,
         ),
-        mlp=partial(LeakyReLUSquared, multiple=2.0, slope=0.5),
-        **parts,
-    )
+        "mlp": partial(LeakyReLUSquared, multiple=2.0, slope=0.5),
+    }
+    model = GPT(vocab_size, seed, **{**settings, **parts})
     if scramble:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():

@@ -122,7 +122,7 @@ class Depth:
         for slot, block in enumerate(blocks):
             row: int | None = slot - encoder if self.skips and 0 <= slot - encoder < encoder else None
             if row is not None and row >= rows:
-                row = rows - 1 if self.skip_rows == "plain_reused" else None
+                row = rows - 1 if rows and self.skip_rows == "plain_reused" else None
             depth = block if self.norm_depth == "physical" else slot
             passes.append(Pass(block, slot, depth, push=self.skips and slot < encoder, pop=row))
         return LayerPlan(tuple(passes))

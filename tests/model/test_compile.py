@@ -1,0 +1,96 @@
+"""torch.compile takes the whole forward and backward as one graph, and compiles again only for another plan."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from pgolf.kernels.attend import sdpa
+from pgolf.kernels.packing import Packing
+from pgolf.model.context import Context
+from pgolf.model.gates import HeadGate
+from pgolf.model.head import AsymmetricSoftCap
+from pgolf.model.lanes import TwoLane
+from pgolf.model.mlp import LeakyReLUSquared
+from pgolf.model.plan import Depth
+from pgolf.model.smear import SmearGate
+from tests.support import tiny_model
+
+TOKENS = torch.randint(1, 64, (1, 49), generator=torch.Generator().manual_seed(0))
+
+
+def full_stack():
+    """PR 1855 with learned caps: smear gate, sparse gate, recurrence, two lanes, asymmetric softcap."""
+    return tiny_model(
+        num_layers=3,
+        gate=partial(HeadGate, width=12, scale=0.5, init_std=0.0),
+        lanes=partial(TwoLane, start_layer=2, final_lane="mean"),
+        smear=partial(SmearGate, width=12, bos_id=1),
+        softcap=partial(AsymmetricSoftCap, cap=30.0),
+    )
+
+
+def naive():
+    """The baseline of 2026-03-17."""
+    return tiny_model(
+        exclude_own_value=False,
+        layer_scale=False,
+        skip_gates=False,
+        depth=Depth(num_layers=3, loop_start=0, loop_end=0, num_loops=0, skips=True),
+        mlp=partial(LeakyReLUSquared, multiple=2.0, slope=0.0),
+    )
+
+
+def scrambled(model):
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+            parameter.add_(0.1 * noise)
+    return model
+
+
+def contexts():
+    cuts = torch.tensor([0, 20, 48], dtype=torch.int32)
+    return [Context(sdpa), Context(sdpa, Packing.from_cu_seqlens(cuts))]
+
+
+def run(loss, model, context):
+    model.zero_grad()
+    value = loss(TOKENS[:, :-1], TOKENS[:, 1:], context)
+    value.backward()
+    return value.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def check(model, backend, plans, contexts):
+    """Compiled and eager agree in every plan and context; every graph is made once and never broken."""
+
+    def loss(inputs, targets, context):
+        logits = model.logits(model(inputs, context), context)
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(loss, backend=backend, fullgraph=True)
+    for again in range(2):
+        for plan in plans:
+            model.set_plan(plan)
+            for context in contexts:
+                got, gradients = run(compiled, model, context)
+                expected, exact = run(loss, model, context)
+                torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+                assert gradients.keys() == exact.keys()
+                for name, gradient in gradients.items():
+                    torch.testing.assert_close(gradient, exact[name], rtol=1e-4, atol=1e-5)
+        assert counters["stats"]["unique_graphs"] == len(plans) * len(contexts), f"graphs after round {again}"
+    assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize(("build", "plans"), [(full_stack, ["plain", "looped"]), (naive, ["plain"])])
+def test_one_graph_a_plan(build, plans):
+    check(scrambled(build()), "eager", plans, contexts())
+
+
+@pytest.mark.parametrize("build", [full_stack, naive])
+def test_backward_of_a_packed_row_is_one_graph_too(build):
+    check(scrambled(build()), "aot_eager", ["looped"], contexts()[1:])

@@ -1,0 +1,122 @@
+"""Any mixture of parts: causal, isolated documents, adapters that start at nothing, names that go both ways."""
+
+from functools import partial
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pgolf.interop.published import from_published, to_published
+from pgolf.kernels.packing import Packing
+from pgolf.model.context import Context
+from pgolf.model.exclude import gated_own_value, own_value
+from pgolf.model.gates import AttentionOutGate, HeadGate
+from pgolf.model.head import AsymmetricSoftCap, SoftCap, TiedHead, UntiedHead
+from pgolf.model.lanes import ExchangingLanes, ParallelResidual, SeparateLanes, TwoLane
+from pgolf.model.mlp import LeakyReLUSquared, SwiGLU
+from pgolf.model.plan import Depth
+from pgolf.model.roles import parameter_roles
+from pgolf.model.smear import SmearGate
+from pgolf.ttt.lora import BatchedLora, LoraSettings
+from tests.support import tiny_model
+
+GATES = [
+    None,
+    partial(HeadGate, width=12, scale=0.5, init_std=0.0),
+    partial(HeadGate, width=None, scale=1.0, init_std=0.005),
+    partial(AttentionOutGate, width=8, source="proj"),
+    partial(AttentionOutGate, width=8, source="q"),
+]
+EXCLUDED = [None, partial(own_value, last=None), partial(own_value, last=1), partial(gated_own_value, last=2)]
+LANES = [
+    None,
+    partial(ParallelResidual, start_layer=1),
+    partial(TwoLane, start_layer=2, final_lane="mean"),
+    partial(ExchangingLanes, start_layer=1),
+    partial(SeparateLanes, start_layer=2),
+]
+LORA = LoraSettings(
+    rank=2,
+    alpha=2.0,
+    targets=["q", "k", "v", "o", "mlp", "head"],
+    lr=0.1,
+    beta1=0.0,
+    beta2=0.9,
+    epsilon=1e-10,
+    weight_decay=0.0,
+)
+mixtures = st.fixed_dictionaries(
+    {
+        "gate": st.sampled_from(GATES),
+        "lanes": st.sampled_from(LANES),
+        "smear": st.sampled_from([None, partial(SmearGate, width=12, bos_id=1)]),
+        "head": st.sampled_from([TiedHead, UntiedHead]),
+        "softcap": st.sampled_from([None, partial(SoftCap, cap=5.0), partial(AsymmetricSoftCap, cap=5.0)]),
+        "mlp": st.sampled_from([partial(LeakyReLUSquared, multiple=2.0, slope=0.5), partial(SwiGLU, multiple=1.5)]),
+        "layer_scale": st.booleans(),
+        "skip_gates": st.booleans(),
+        "depth": st.builds(
+            partial(Depth, num_layers=4, loop_start=1, loop_end=2),
+            num_loops=st.integers(0, 2),
+            skips=st.booleans(),
+            norm_depth=st.sampled_from(["physical", "virtual"]),
+        ),
+    }
+)
+
+
+def mixture(parts, exclude):
+    model = tiny_model(**parts)
+    for layer, block in enumerate(model.blocks):
+        block.attn.exclude = exclude(4, layer, 4) if exclude is not None else None
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.nan_to_num() + 0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@given(mixtures, st.sampled_from(EXCLUDED), st.sampled_from(["plain", "looped"]))
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+def test_any_mixture_of_parts_works(parts, exclude, plan):
+    model = mixture(parts, exclude)
+    model.set_plan(plan)
+    tokens = torch.randint(4, 64, (1, 24), generator=torch.Generator().manual_seed(1))
+    tokens[0, [0, 10]] = 1
+
+    def logits(tokens, context=None):
+        context = context or Context()
+        return model.logits(model(tokens, context), context)
+
+    whole = logits(tokens)
+    changed = tokens.clone()
+    changed[:, 17:] = 5
+    assert torch.equal(whole[:, :17], logits(changed)[:, :17])
+    packed = logits(tokens, Context(packing=Packing.from_cu_seqlens(torch.tensor([0, 10, 24, 24]))))
+    alone = torch.cat((logits(tokens[:, :10]), logits(tokens[:, 10:])), dim=1)
+    torch.testing.assert_close(packed, alone, rtol=1e-3, atol=1e-3)
+
+    adapters = BatchedLora(model, 1, LORA, 0, "test")
+    torch.testing.assert_close(logits(tokens, Context(adapters=adapters)), whole)
+    torch.nn.functional.cross_entropy(logits(tokens, Context(adapters=adapters))[0], tokens[0]).backward()
+    read = {f"{step.slot}:" for step in model.plan.passes}
+    assert {key[: key.index(":") + 1] for key in adapters.up if not key.startswith("-1")} == read
+    assert all(parameter.grad is None or bool(parameter.grad.isfinite().all()) for parameter in model.parameters())
+
+    roles, state = parameter_roles(model), model.state_dict()
+    assert set(roles) == {name for name, _ in model.named_parameters()}
+    published = {to_published(name): value for name, value in state.items()}
+    assert len(published) == len(state) and set(from_published(published)) == set(state)
+
+
+def test_every_site_of_every_form_takes_an_adapter():
+    """A site that a wiring forgot would leave its adapter without a gradient."""
+    for lanes in LANES:
+        model = tiny_model(scramble=0.3, lanes=lanes)
+        model.set_plan("looped")
+        adapters = BatchedLora(model, 1, LORA, 0, "test")
+        tokens = torch.randint(4, 64, (1, 24), generator=torch.Generator().manual_seed(1))
+        context = Context(adapters=adapters)
+        torch.nn.functional.cross_entropy(model.logits(model(tokens, context), context)[0], tokens[0]).backward()
+        unmoved = [key for key, up in adapters.up.items() if up.grad is None or not up.grad.any()]
+        assert unmoved == [], lanes

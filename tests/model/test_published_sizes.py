@@ -1,0 +1,69 @@
+"""The published records have as many parameters as the options of conf/model that describe them; the default model
+is pinned."""
+
+import pytest
+import torch
+
+from pgolf.app.build import build
+from pgolf.app.compose import composer
+from pgolf.kernels.packing import Packing
+from pgolf.model.context import Context
+from pgolf.model.roles import stream
+
+TWO_LANE = "model/lanes=two_lane"
+SPARSE, SMEAR = "model/attention/gate=sparse", "model/smear=smear_bos"
+PUBLISHED = {
+    "2026-03-17": (17_059_912, 1024, ["model=naive"]),
+    "1394 1413": (35_943_512, 8192, ["model.depth.loop_start=4"]),
+    "1493 1514": (35_944_536, 8192, ["model/lanes=parallel_residual"]),
+    "1530 1610 1626 1727 1729": (35_944_602, 8192, [TWO_LANE]),
+    "1667": (35_945_671, 8192, [TWO_LANE, "model/attention/gate=attention_out", "model/smear=smear"]),
+    "1736 1769": (35_989_658, 8192, [TWO_LANE, "model/attention/gate=full"]),
+    "1787": (35_945_658, 8192, [TWO_LANE, SPARSE]),
+    "1797": (35_989_671, 8192, [TWO_LANE, "model/attention/gate=full", SMEAR]),
+    "1851 1855 1868": (35_945_671, 8192, [TWO_LANE, SPARSE, SMEAR]),
+    "2135": (35_945_673, 8192, [TWO_LANE, SPARSE, "model/smear=smear", "model/softcap=asymmetric"]),
+    "2018": (
+        35_945_761,
+        8192,
+        [TWO_LANE, SPARSE, SMEAR, "model/softcap=asymmetric", "model/attention/exclude=gated"],
+    ),
+}
+
+
+def model_of(vocab_size, *overrides):
+    with composer() as made:
+        job = made.jobs(list(overrides), False)[0]
+    assert not job.refusals
+    return build(job.config["model"], "model")(vocab_size, 42)
+
+
+@pytest.mark.parametrize("record", PUBLISHED)
+def test_published_parameter_counts(record):
+    count, vocab_size, overrides = PUBLISHED[record]
+    with torch.device("meta"):
+        model = model_of(vocab_size, "scale=full", *overrides)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+    assert model.tok_emb.weight.dtype == torch.bfloat16
+    assert {parameter.dtype for name, parameter in model.named_parameters() if name != "tok_emb.weight"} == {
+        torch.float32
+    }
+
+
+def test_the_default_model_at_mini_scale_is_pinned():
+    """788,556 parameters at 4,096 tokens, float32, and these losses since the first release."""
+    model = model_of(4096)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 788_556
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=stream(0, f"verify/{name}")))
+    tokens = torch.randint(4, 300, (1, 257), generator=stream(0, "tok"))
+    packed = Context(packing=Packing.from_cu_seqlens(torch.tensor([0, 100, 256])))
+    losses = []
+    for plan in ("plain", "looped"):
+        model.set_plan(plan)
+        for context in (Context(), packed):
+            logits = model.logits(model(tokens[:, :-1], context), context)
+            losses.append(torch.nn.functional.cross_entropy(logits[0], tokens[0, 1:]).item())
+    assert losses == pytest.approx([8.4582262, 8.4584637, 8.4593439, 8.4579849], rel=3e-7)
