@@ -142,7 +142,9 @@ class Hub:
         except errors.RevisionNotFoundError as error:
             raise HubError(f"{self.repository} has no such revision ({doing}); check data.revision.") from error
         except errors.RemoteEntryNotFoundError as error:
-            raise HubError(f"{self.repository} does not have what was asked for ({doing}).") from error
+            raise HubError(
+                f"{self.repository} does not have what was asked for ({doing}); check data.root and data.variant."
+            ) from error
         except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
             raise HubError(f"{self.repository}: {doing} failed: {_reason(error)}.") from error
 

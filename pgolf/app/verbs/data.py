@@ -16,7 +16,8 @@ DESCRIPTION = """\
                                         what that configuration asks for
   stats [DIR | overrides] [out=FOLDER]  documents, tokens, bytes, lengths (with a plot), most frequent tokens
   train-tokenizer out=FILE [docs=FILE] [overrides]   train the configuration's tokenizer on its training documents
-  download                              published shards (not supported yet)
+  download data=NAME [--train-shards N] fetch published shards, tokenizer and byte counts; continues where it stopped,
+                                        and with a larger N fetches the rest alone
 
 docs=FILE stands for data=docs data.source.paths=[FILE]: the published preparation (first 50,000 documents validation).
 Files: .jsonl with a "text" per line, .txt (one document each), both also .gz and .zst, .parquet; folders of them.
@@ -27,6 +28,7 @@ examples:
   pgolf data prepare docs=docs.jsonl.zst data/tokenizer=file data.tokenizer.path=my.model
   pgolf data prepare data=text data.source.paths=[notes,more.jsonl.gz] data.workers=4
   pgolf data train-tokenizer out=my.model docs=docs.jsonl data/transform=caseops
+  pgolf data download data=fineweb_sp8192_caseops --train-shards 40 paths.data=/data
   pgolf data verify datasets/pydocs-0123456789ab
   pgolf data stats docs=docs.jsonl out=figures"""
 
@@ -36,10 +38,13 @@ BAR = 40  # characters of the longest bar
 def main(arguments: list[str]) -> int:
     """Run the verb; gives the exit status."""
     made = parser("data", DESCRIPTION, "prepare|verify|stats|train-tokenizer|download [DIR] [key=value ...]")
+    made.add_argument("--train-shards", type=int, metavar="N", help="download: the same as data.train_shards=N")
     options = made.parse_args(arguments)
     action = options.words[0] if options.words else None
     if action not in ACTIONS:
         raise UserError(f"pgolf data needs one of {', '.join(ACTIONS)}; `pgolf data --help` says what they do.")
+    if options.train_shards is not None and action != "download":
+        raise UserError(f"--train-shards belongs to `pgolf data download`; `pgolf data {action}` does not take it.")
     return ACTIONS[action](with_docs(options.words[1:]), options)
 
 
@@ -171,10 +176,21 @@ def _train_tokenizer(words: list[str], options: argparse.Namespace) -> int:
 
 
 def _download(words: list[str], options: argparse.Namespace) -> int:
-    raise UserError(
-        "published shards cannot be downloaded yet: prepare a corpus with `pgolf data prepare` "
-        "(data=pydocs needs no network, and text files of your own work too)."
-    )
+    from pgolf.data.published import PublishedData
+
+    if options.train_shards is not None:
+        words = [*words, f"data.train_shards={options.train_shards}"]
+    data, root = _data(words, options)
+    if not isinstance(data, PublishedData):
+        raise UserError(
+            f"data={data.name} is prepared from documents on this machine (`pgolf data prepare`); what can be "
+            "downloaded is data=fineweb_sp1024, fineweb_sp4096, fineweb_sp8192, fineweb_sp8192_caseops and "
+            "fineweb_byte260."
+        )
+    screen = Screen()
+    dataset = data.download(root, screen)
+    screen.say(f"{dataset.directory}: digest {dataset.digest[:16]}, {dataset.vocab_size} ids")
+    return 0
 
 
 def _data(words: list[str], options: argparse.Namespace) -> tuple[Any, Path]:
