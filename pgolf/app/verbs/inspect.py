@@ -1,7 +1,8 @@
 """`pgolf inspect [overrides]`: what a configuration makes, without training it."""
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,39 +13,58 @@ from pgolf.app import build
 from pgolf.app.console import Screen
 from pgolf.app.verbs.composing import compose, parser, refuse_words
 from pgolf.digest import digest, group_digest
-from pgolf.errors import UserError
+from pgolf.errors import ConfigError
+from pgolf.report.architecture import Visit
 
 if TYPE_CHECKING:
     from pgolf.run import Recipe
 
 DESCRIPTION = """\
-Show the layer plan, the parameters by role and by tensor, the expected bytes of the artifact, and
-the schedules of a configuration. Nothing is trained and no data is read.
+Show the layer plans, what a token costs, the parameters by role and by tensor, the expected bytes of
+the artifact, and the schedules of a configuration. Nothing is trained and no data is read.
 
 examples:
   pgolf inspect scale=full
-  pgolf inspect experiment=pr1736 --plot schedules.png"""
+  pgolf inspect experiment=pr1736 --plot"""
 MOMENTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # parts of the training budget
+FINE = [index / 400 for index in range(401)]
 
 
 def main(arguments: list[str]) -> int:
     """Run the verb; gives the exit status."""
-    made = parser("inspect", DESCRIPTION, "[key=value ...] [--plot FILE.png]")
-    made.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the schedules into a file")
+    made = parser("inspect", DESCRIPTION, "[key=value ...] [--plot [FILE.png]]")
+    made.add_argument(
+        "--plot",
+        metavar="FILE.png",
+        nargs="?",
+        const="",
+        help="draw plans, schedules and bytes (default: architecture-NAME.png here)",
+    )
     options = made.parse_args(arguments)
-    refuse_words(options.words)
-    config = compose(options.words, options).config
+    words, plot = _separate(options.words, options.plot)
+    refuse_words(words)
+    config = compose(words, options).config
     screen, recipe = Screen(), build.recipe(config)
     screen.say(f"digest {digest(config)[:16]}, without the seed {group_digest(config)[:16]}")
     model = _on_meta(recipe)
     screen.tables(_plans(model))
+    screen.tables([_costs(recipe, model)])
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     screen.tables(_parameters(recipe, model, shapes))
     screen.tables([_schedules(recipe)])
-    if options.plot is not None:
-        _plot(recipe, options.plot)
-        screen.say(f"schedules drawn in {options.plot}")
+    if plot is not None:
+        path = Path(plot or f"architecture-{recipe.name}.png")
+        screen.say(f"drawn in {_draw(recipe, model, shapes, path)}")
     return 0
+
+
+def _separate(words: list[str], plot: str | None) -> tuple[list[str], str | None]:
+    """The words and the file name: `--plot key=value` is --plot without a name and an override."""
+    if plot is not None and "=" in plot:
+        return [plot, *words], ""
+    if plot and not plot.endswith(".png"):
+        raise ConfigError([f"--plot {plot}: expected the name of a .png file, or nothing"])
+    return words, plot
 
 
 def _on_meta(recipe: "Recipe") -> Any:
@@ -54,25 +74,74 @@ def _on_meta(recipe: "Recipe") -> Any:
         return recipe.model(recipe.data.vocab_size, recipe.seed)
 
 
+def visits(model: Any, plan: Any) -> list[Visit]:
+    """A plan for people: where each skip comes from and what each lane takes."""
+    kept: list[int] = []
+    found = []
+    for row in plan.rows():
+        laned = row["form"] == "lanes"
+        found.append(
+            Visit(
+                slot=row["slot"],
+                block=row["block"],
+                visit=row["visit"],
+                form=row["form"],
+                skip_from=kept.pop() if row["pop"] is not None else None,
+                skip_lanes=model.lanes.skip_lanes if laned else (),
+                writes=model.lanes.writes if laned else ((), ()),
+            )
+        )
+        if row["push"]:
+            kept.append(row["slot"])
+    return found
+
+
 def _plans(model: Any) -> Iterator[Table]:
+    columns = ["slot", "block", "visit", "form", "attention", "MLP", "skip from"]
     for name, plan in model.plans.items():
-        rows = plan.rows()
-        columns = list(rows[0]) if rows else []
-        yield _table(f"Layer plan `{name}`", columns, [[_cell(row[key]) for key in columns] for row in rows])
+        yield _table(f"Layer plan `{name}`", columns, [_visit_row(visit) for visit in visits(model, plan)])
+
+
+def _visit_row(visit: Visit) -> list[str]:
+    """slot, block, visit, form, the lanes that attention and MLP read and write, where a skip comes from and goes."""
+    routes = ["stream", "stream"]
+    source = "" if visit.skip_from is None else f"slot {visit.skip_from}"
+    if visit.form == "lanes":
+        routes = [f"lane {lane} -> {_lanes(visit.writes[lane])}" for lane in (0, 1)]
+        source += f" -> {_lanes(visit.skip_lanes)}" if source else ""
+    return [str(visit.slot), str(visit.block), str(visit.visit), visit.form, *routes, source]
+
+
+def _lanes(lanes: tuple[int, ...]) -> str:
+    return " and ".join(map(str, lanes)) if lanes else "none"
+
+
+def _costs(recipe: "Recipe", model: Any) -> Table:
+    from pgolf.model.flops import flops_per_token
+
+    sequence, batch = recipe.train.sequence_tokens, recipe.train.batch_tokens
+    body = []
+    for name, plan in model.plans.items():
+        flops = flops_per_token(model, plan, sequence)
+        parts = (flops.blocks, flops.attention, flops.head, flops.forward, flops.training)
+        body.append([name, *(f"{part / 1e6:,.2f}" for part in parts), f"{flops.training * batch / 1e12:,.3f}"])
+    columns = ["plan", "blocks", "attention", "head", "forward", "training", f"step of {batch:,} (T)"]
+    return _table(f"Floating point operations per token (millions), documents of {sequence:,} tokens", columns, body)
 
 
 def _parameters(recipe: "Recipe", model: Any, shapes: dict[str, tuple[int, ...]]) -> Iterator[Table]:
     from pgolf.model.roles import parameter_roles
-    from pgolf.quant.compress import by_class
+    from pgolf.quant.estimate import by_class
 
     roles = parameter_roles(model)
     rows = recipe.quant.estimate(shapes, roles)
     by_tensor = {row["tensor"]: row for row in rows}
+    dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in model.state_dict().items()}
     yield _table(
         "Tensors",
-        ["tensor", "role", "shape", "parameters", "scheme", "bits", "bytes"],
+        ["tensor", "role", "shape", "trained in", "parameters", "scheme", "bits", "bytes"],
         [
-            [name, roles.get(name, ""), " x ".join(map(str, shape)), *_sizes(by_tensor[name])]
+            [name, roles.get(name, ""), " x ".join(map(str, shape)), dtypes[name], *_sizes(by_tensor[name])]
             for name, shape in shapes.items()
         ],
     )
@@ -118,7 +187,7 @@ def _schedules(recipe: "Recipe") -> Table:
     for moment in MOMENTS:
         step = int(moment * steps) if steps else None
         momentum = "" if step is None else f"{train.momentum(step):.4f}"
-        plan = "looped" if moment >= train.loop_at else "plain"
+        plan = _plan_at(train, moment)
         body.append(
             [
                 f"{moment:.0%}",
@@ -133,30 +202,46 @@ def _schedules(recipe: "Recipe") -> Table:
     return _table(f"Schedules over {budget}", ["budget", "step", "learning rate x", "momentum", "plan"], body)
 
 
-def _plot(recipe: "Recipe", path: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError('--plot needs matplotlib: pip install "pgolf[report]".') from error
-    train, moments = recipe.train, [index / 400 for index in range(401)]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(moments, [train.schedule(moment) for moment in moments], label="learning rate multiplier")
+def _draw(recipe: "Recipe", model: Any, shapes: dict[str, tuple[int, ...]], path: Path) -> Path:
+    from pgolf.model.flops import flops_per_token
+    from pgolf.model.roles import parameter_roles
+    from pgolf.quant.estimate import by_class
+    from pgolf.report.architecture import Sketch, architecture
+
+    train, sequence = recipe.train, recipe.train.sequence_tokens
+    roles = parameter_roles(model)
+    flops = {name: flops_per_token(model, plan, sequence) for name, plan in model.plans.items()}
+    curves = {"learning rate (multiplier)": [train.schedule(moment) for moment in FINE]}
     if train.max_steps:
-        axes.plot(
-            moments,
-            [train.momentum(int(moment * train.max_steps)) for moment in moments],
-            label="momentum",
-        )
-    axes.axvline(train.loop_at, color="grey", linestyle=":", label="recurrence starts")
-    axes.set(xlabel="part of the training budget", ylim=(0, 1.05), title=recipe.name)
-    axes.legend()
+        curves["momentum"] = [train.momentum(int(moment * train.max_steps)) for moment in FINE]
+    parameters = sum(math.prod(shapes[name]) for name in roles)
+    sketch = Sketch(
+        title=f"{recipe.name}: {parameters:,} parameters",
+        plans={name: visits(model, plan) for name, plan in model.plans.items()},
+        costs={name: f"{each.forward / 1e6:,.1f} million operations a token forward" for name, each in flops.items()},
+        moments=FINE,
+        curves=curves,
+        begins=_begins(train, FINE),
+        sizes={
+            f"{row['role']} ({row['scheme']})": row["estimated_bytes"]
+            for row in by_class(recipe.quant.estimate(shapes, roles))
+        },
+        limit=recipe.quant.limit_bytes,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    return architecture(sketch, path)
 
 
-def _cell(value: object) -> str:
-    return "" if value is None or value is False else "yes" if value is True else str(value)
+def _begins(train: Any, moments: Iterable[float]) -> dict[str, float]:
+    """The first moment at which training walks each plan, in that order."""
+    found: dict[str, float] = {}
+    for moment in moments:
+        found.setdefault(_plan_at(train, moment), moment)
+    return found
+
+
+def _plan_at(train: Any, moment: float) -> str:
+    return "looped" if moment >= train.loop_at else "plain"
 
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
