@@ -17,14 +17,16 @@ from pgolf.app.machine import prepare_process
 prepare_process()
 
 from pgolf.console import Silent  # noqa: E402
-from pgolf.data.loaders import DocumentPackingLoader  # noqa: E402
+from pgolf.data.loaders import BatchShape, DocumentPackingLoader  # noqa: E402
 from pgolf.data.shards import write_shard  # noqa: E402
 from pgolf.distributed import alone  # noqa: E402
 from pgolf.kernels.attend import sdpa  # noqa: E402
 from pgolf.kernels.packing import Packing  # noqa: E402
 from pgolf.model.attention import CausalSelfAttention  # noqa: E402
 from pgolf.model.context import Context  # noqa: E402
+from pgolf.model.exclude import own_value  # noqa: E402
 from pgolf.model.gpt import GPT  # noqa: E402
+from pgolf.model.head import SoftCap  # noqa: E402
 from pgolf.model.mlp import LeakyReLUSquared  # noqa: E402
 from pgolf.model.plan import Depth  # noqa: E402
 from pgolf.model.rope import Rotary  # noqa: E402
@@ -108,7 +110,7 @@ def trainer() -> Trainer:
         schedule=Warmdown(fraction=0.75, floor=0.1),
         momentum=MomentumRamp(start=0.92, end=0.97, steps=100),
         averaging=partial(ExponentialAverage, decay=0.9),
-        checkpoint_seconds=10.0,
+        checkpoint_seconds=1e9,  # a block must never continue the one before it
     )
 
 
@@ -136,7 +138,7 @@ def bare(dataset: Dataset) -> float:
     model, optimizers = make_model()
     model.set_plan("looped")
     begun = time.perf_counter()
-    loader = trainer().batches(dataset, alone())
+    loader = DocumentPackingLoader(dataset.train_files, 1, 0, BatchShape(1024, 256, micro_batches=2))
     average = ExponentialAverage(model, decay=0.9)
     for _ in range(STEPS):
         optimizers.zero_grad()
