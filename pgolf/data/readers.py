@@ -171,6 +171,8 @@ def _parquet(file: BinaryIO, path: Path, label: str, at: Callable[[], None]) -> 
                     raise UserError(f"{path}, row {number} is not a document: its 'text' is not a string.")
                 yield f"{label}:{number}", text
             at()
+        if number != table.metadata.num_rows:
+            raise UserError(f"{path} gives {number} rows, its footer says {table.metadata.num_rows}: it is damaged.")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: a text after row {number} is not UTF-8 ({error}).") from error
     except (pyarrow.ArrowException, OSError) as error:

@@ -1,4 +1,4 @@
-"""Preparation: whole or not there, reused, deterministic, and honest about what it counted."""
+"""Preparation: whole or not there, resumed shard by shard, reused, deterministic, and honest about what it counted."""
 
 import inspect
 import json
@@ -12,20 +12,23 @@ import pytest
 import yaml
 
 from pgolf.console import Silent
-from pgolf.data import documents as documents_module
-from pgolf.data import prepare as prepare_module
-from pgolf.data.dataset import DataConfig
+from pgolf.data import encode, prepare
+from pgolf.data.config import DataConfig
 from pgolf.data.documents import sift
+from pgolf.data.frontend import FrontEnd
 from pgolf.data.pydocs import PythonDocs
 from pgolf.data.text import TextFiles
-from pgolf.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from pgolf.data.tokenizer import PublishedSentencePiece, SentencePieceTokenizer
+from pgolf.data.transform import CaseOps
 from pgolf.data.verify import verify
+from pgolf.data.writer import SplitWriter
 from pgolf.errors import UserError
 from pgolf.files import write_bytes
 
 from .corpus import small_config, small_documents, write_corpus
 
 CHECKOUT = Path(__file__).parents[2]
+STREAMED = {"val_fraction": None, "val_docs": 30, "order": "source", "duplicates": "refuse"}
 
 
 class Listening(Silent):
@@ -92,6 +95,7 @@ def test_a_second_call_reuses_and_says_so(corpus, tmp_path):
     config, root = small_config(corpus), tmp_path / "root"
     first, second = Listening(), Listening()
     one = config.prepare(root, first)
+    assert first.said[0].startswith("Preparing small data in ")
     before = {path: path.stat().st_mtime_ns for path in one.directory.iterdir()}
     two = config.prepare(root, second)
     assert before == {path: path.stat().st_mtime_ns for path in two.directory.iterdir()}
@@ -112,6 +116,9 @@ def test_the_same_recipe_gives_the_same_bytes(corpus, tmp_path):
         {"val_fraction": 0.3},
         {"shard_tokens": 900},
         {"order": "source"},
+        {"duplicates": "refuse"},
+        {"val_fraction": None, "val_docs": 20},
+        {"transform": CaseOps()},
         {"tokenizer": SentencePieceTokenizer(vocab_size=401)},
     ],
 )
@@ -125,19 +132,23 @@ def test_a_changed_file_is_another_directory(corpus, tmp_path):
     assert small_config(corpus).directory(tmp_path) != before
 
 
-def test_the_tokenizer_sees_training_documents_only(corpus, tmp_path):
+def test_the_number_of_workers_is_not_part_of_the_recipe(corpus, tmp_path):
+    assert small_config(corpus).directory(tmp_path) == small_config(corpus, workers=7).directory(tmp_path)
+
+
+@pytest.mark.parametrize("rule", [{}, STREAMED])
+def test_the_tokenizer_sees_training_documents_only(corpus, tmp_path, rule):
     class Recording(SentencePieceTokenizer):
-        def train(self, texts):
+        def train(self, texts, symbols=()):
             seen.extend(texts)
-            return super().train(seen)
+            return super().train(seen, symbols)
 
     seen: list[str] = []
-    config = small_config(corpus)
-    config.tokenizer = Recording(vocab_size=400)
+    config = small_config(corpus, tokenizer=Recording(vocab_size=400), **rule)
     dataset = config.prepare(tmp_path / "root", Silent())
     assert seen == [text.decode() for text in dataset.training_text()]
-    trained = small_config(corpus).train_tokenizer(tmp_path / "alone.model", Silent())
-    assert trained.model == dataset.tokenizer.model == (tmp_path / "alone.model").read_bytes()
+    trained = small_config(corpus, **rule).train_tokenizer(tmp_path / "alone.model", Silent())
+    assert trained.tokenizer.model == dataset.front_end.tokenizer.model == (tmp_path / "alone.model").read_bytes()
 
 
 def test_order_source_keeps_the_order_of_the_files(corpus, tmp_path):
@@ -146,45 +157,148 @@ def test_order_source_keeps_the_order_of_the_files(corpus, tmp_path):
     assert numbers == sorted(numbers)
 
 
-KILLED = """
+def test_the_published_rule_holds_out_the_first_documents(corpus, tmp_path):
+    dataset = small_config(corpus, **STREAMED).prepare(tmp_path / "root", Silent())
+    originals = small_documents(120)
+    assert dataset.validation_text().decode() == "".join(originals[:30])
+    assert [text.decode() for text in dataset.training_text()] == originals[30:]
+    splits = dataset.manifest["splits"]
+    assert [splits["val"][key] for key in ("first_document", "last_document", "documents")] == [0, 29, 30]
+    assert [splits["train"][key] for key in ("first_document", "last_document", "documents")] == [30, 119, 90]
+
+
+def test_too_few_documents_for_val_docs_is_a_sentence(corpus, tmp_path):
+    with pytest.raises(
+        UserError, match=r"data\.val_docs=120 .*only 120, .*: set data\.val_docs below 120, or give more"
+    ):
+        small_config(corpus, **STREAMED | {"val_docs": 120}).prepare(tmp_path / "root", Silent())
+    assert visible(tmp_path / "root") == []
+
+
+def test_caseops_keeps_every_text(corpus, tmp_path):
+    dataset = small_config(corpus, transform=CaseOps()).prepare(tmp_path / "root", Silent())
+    assert dataset.manifest["lossless"] and dataset.manifest["front_end"]["transform"] == CaseOps().identity()
+    texts = [text.decode() for text in dataset.training_text()] + [dataset.validation_text().decode()]
+    assert sorted("".join(texts)) == sorted("".join(small_documents(120)))
+    validation = dataset.validation()
+    assert validation.token_bytes.sum() == validation.document_bytes.sum() == len(dataset.validation_text())
+
+
+def test_documents_that_normalisation_empties_are_left_out_and_counted(tmp_path):
+    lines = [json.dumps({"text": text}) for text in ["   ", *small_documents(60), "\u200b \n"]]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    config = small_config(
+        tmp_path / "corpus.jsonl",
+        tokenizer=PublishedSentencePiece(vocab_size=330, normalization="published"),
+        **STREAMED | {"val_docs": 10},
+    )
+    console = Listening()
+    dataset = config.prepare(tmp_path / "root", console)
+    val, train = dataset.manifest["splits"]["val"], dataset.manifest["splits"]["train"]
+    assert (val["documents"], val["no_token_left"], train["documents"], train["no_token_left"]) == (9, 1, 51, 1)
+    assert dataset.manifest["left_out"] == {"no_token_left": 2} and not dataset.manifest["lossless"]
+    assert "left out: 2 no_token_left." in console.said[-1]
+    originals = [len(text.encode()) for text in small_documents(9)]
+    assert dataset.validation().document_bytes.tolist() == originals
+    assert dataset.validation().token_bytes.sum() == sum(originals)
+    assert [check for check in verify(dataset.directory) if not check.passed] == []
+
+
+CHILD = """
 import os, signal, sys
 from pathlib import Path
 from pgolf.console import Silent
-from pgolf.data import prepare
-sys.path.insert(0, sys.argv[3])
+from pgolf.data import encode, writer
+sys.path.insert(0, sys.argv[4])
 from tests.data.corpus import small_config
-calls = 0
-write = prepare.ShardWriter._flush
-def flush(self):
-    global calls
-    calls += 1
-    if calls == 3:
+after, rule = int(sys.argv[3]), eval(sys.argv[5])
+encode.INLINE_CHARACTERS = int(sys.argv[6])
+finished = 0
+record = writer.SplitWriter._record
+def recorded(self):
+    global finished
+    record(self)
+    finished += 1
+    if finished == after:
         os.kill(os.getpid(), signal.SIGKILL)
-    write(self)
-prepare.ShardWriter._flush = flush
-small_config(Path(sys.argv[1])).prepare(Path(sys.argv[2]), Silent())
+writer.SplitWriter._record = recorded
+if __name__ == "__main__":
+    small_config(Path(sys.argv[1]), **rule).prepare(Path(sys.argv[2]), Silent())
 """
 
 
-def test_a_killed_preparation_leaves_nothing_that_looks_finished(corpus, tmp_path):
-    root = tmp_path / "root"
-    command = [sys.executable, "-c", KILLED, str(corpus), str(root), str(CHECKOUT)]
-    finished = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+def child(corpus: Path, root: Path, after: int, rule: dict, inline: int = 10**9) -> list[str]:
+    arguments = [str(corpus), str(root), str(after), str(CHECKOUT), repr(rule), str(inline)]
+    return [sys.executable, "-c", CHILD, *arguments]
+
+
+@pytest.mark.parametrize("rule", [{}, STREAMED])
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_a_killed_preparation_goes_on_after_its_last_shard_to_the_same_bytes(
+    corpus, tmp_path, after, rule, monkeypatch
+):
+    whole = small_config(corpus, **rule).prepare(tmp_path / "whole", Silent())
+    root, console = tmp_path / "root", Listening()
+    finished = subprocess.run(child(corpus, root, after, rule), cwd=CHECKOUT, capture_output=True, text=True)
     assert finished.returncode == -signal.SIGKILL, finished.stderr
     assert visible(root) == []
-    assert any((root / name).is_dir() for name in [p.name for p in root.iterdir()])
-    dataset = small_config(corpus).prepare(root, Silent())
-    assert all(check.passed for check in verify(dataset.directory))
+    shards = [path.stat() for path in sorted(root.glob(".*.partial/data/train_*.bin"))]
+    monkeypatch.setattr(prepare, "train_front_end", lambda *arguments: pytest.fail("the tokenizer is trained again"))
+    dataset = small_config(corpus, **rule).prepare(root, console)
+    assert f"{after} validation" in " ".join(console.said) or f"{len(shards)} training" in " ".join(console.said)
+    assert "Continuing the preparation that was interrupted" in " ".join(console.said)
+    for before, path in zip(shards, dataset.train_files, strict=False):
+        assert (before.st_ino, before.st_mtime_ns) == (path.stat().st_ino, path.stat().st_mtime_ns)
+    assert tree(dataset.directory) == tree(whole.directory)
     assert [path for path in root.iterdir() if path.is_dir()] == [dataset.directory]
 
 
-def test_a_failed_preparation_cleans_up(corpus, tmp_path, monkeypatch):
-    def full_disk(directory, entries):
-        raise OSError(28, "No space left on device")
+def test_several_workers_give_the_same_bytes(corpus, tmp_path):
+    """Also when they are killed in the middle, and by another number of workers afterwards."""
+    whole = small_config(corpus).prepare(tmp_path / "whole", Silent())
+    command = child(corpus, tmp_path / "root", 3, {"workers": 2}, inline=1)
+    finished = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert finished.returncode == -signal.SIGKILL, finished.stderr
+    command = child(corpus, tmp_path / "root", 0, {"workers": 3}, inline=1)
+    subprocess.run(command, cwd=CHECKOUT, check=True)
+    (directory,) = (path for path in (tmp_path / "root").iterdir() if path.is_dir())
+    assert tree(directory) == tree(whole.directory)
 
-    monkeypatch.setattr(prepare_module, "write_documents", full_disk)
-    with pytest.raises(UserError, match="No space left on device"):
-        small_config(corpus).prepare(tmp_path / "root", Silent())
+
+def test_small_corpora_are_encoded_in_this_process(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(encode, "in_processes", lambda *arguments: pytest.fail("processes were started"))
+    small_config(corpus, workers=8).prepare(tmp_path, Silent())
+
+
+def full_after(shards: int, monkeypatch) -> None:
+    """The disk is full once so many shards are finished."""
+    write = SplitWriter._write_shard
+
+    def fill(self):
+        if self.split == "train" and self.shards == shards:
+            raise OSError(28, "No space left on device")
+        write(self)
+
+    monkeypatch.setattr(SplitWriter, "_write_shard", fill)
+
+
+def test_a_full_disk_keeps_what_is_finished_and_says_how_to_go_on(corpus, tmp_path, monkeypatch):
+    whole = small_config(corpus).prepare(tmp_path / "whole", Silent())
+    with monkeypatch.context() as patch:
+        full_after(4, patch)
+        with pytest.raises(UserError, match=r"No space left on device\. The same command continues after the last"):
+            small_config(corpus).prepare(tmp_path / "root", Silent())
+    assert visible(tmp_path / "root") == []
+    console = Listening()
+    again = small_config(corpus).prepare(tmp_path / "root", console)
+    assert "4 training and" in console.said[1] and tree(again.directory) == tree(whole.directory)
+
+
+def test_a_preparation_that_can_never_succeed_leaves_nothing(corpus, tmp_path):
+    with open(corpus, "a") as file:
+        file.write("no json\n")
+    with pytest.raises(UserError, match="line 121 is not JSON"):
+        small_config(corpus, **STREAMED).prepare(tmp_path / "root", Silent())
     assert [path for path in (tmp_path / "root").iterdir() if path.is_dir()] == []
 
 
@@ -200,53 +314,71 @@ def test_a_damaged_directory_is_refused_and_not_overwritten(corpus, tmp_path):
 
 def test_two_processes_prepare_once(corpus, tmp_path):
     root = tmp_path / "root"
-    code = KILLED.replace("calls == 3", "False")
-    command = [sys.executable, "-c", code, str(corpus), str(root), str(CHECKOUT)]
-    running = [subprocess.Popen(command, cwd=CHECKOUT) for _ in range(2)]
+    running = [subprocess.Popen(child(corpus, root, 0, {}), cwd=CHECKOUT) for _ in range(2)]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     assert len(visible(root)) == 1
 
 
-def test_a_tokenizer_that_loses_text_is_refused_by_name(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(Tokenizer, "decode", lambda self, ids: "lost")
-    with pytest.raises(UserError, match=r"document 'corpus.jsonl:\d+': its tokens decode to 4"):
+@pytest.mark.parametrize(
+    ("lie", "sentence"), [(str.swapcase, "does not survive"), (lambda text: "lost", "decode to 4")]
+)
+def test_a_tokenizer_that_changes_text_is_refused_by_name(corpus, tmp_path, monkeypatch, lie, sentence):
+    decode = FrontEnd.decode_documents
+    monkeypatch.setattr(FrontEnd, "decode_documents", lambda *given: [lie(text) for text in decode(*given)])
+    with pytest.raises(UserError, match=rf"document 'corpus.jsonl:\d+' does not survive .*{sentence}|{sentence}"):
         small_config(corpus).prepare(tmp_path / "root", Silent())
 
 
-def test_a_tokenizer_that_swaps_text_is_refused_by_name(corpus, tmp_path, monkeypatch):
-    decode = Tokenizer.decode
-    monkeypatch.setattr(Tokenizer, "decode", lambda self, ids: decode(self, ids).swapcase())
-    with pytest.raises(UserError, match=r"document 'corpus.jsonl:\d+' does not survive"):
+def test_tokens_that_are_charged_other_bytes_are_refused_by_name(corpus, tmp_path, monkeypatch):
+    encode_documents = FrontEnd.encode_documents
+
+    def more(self, texts):
+        encoded = encode_documents(self, texts)
+        encoded.token_bytes[-1] += 1
+        return encoded
+
+    monkeypatch.setattr(FrontEnd, "encode_documents", more)
+    with pytest.raises(UserError, match=r"document 'corpus.jsonl:\d+': its tokens are charged \d+ bytes but"):
+        small_config(corpus).prepare(tmp_path / "root", Silent())
+
+
+def test_an_id_that_delimits_documents_is_refused(corpus, tmp_path, monkeypatch):
+    encode_documents = FrontEnd.encode_documents
+
+    def with_bos(self, texts):
+        encoded = encode_documents(self, texts)
+        encoded.ids[-3] = 1
+        return encoded
+
+    monkeypatch.setattr(FrontEnd, "encode_documents", with_bos)
+    with pytest.raises(
+        UserError, match=r"document 'corpus.jsonl:\d+' is encoded with the id 1, which no text may have"
+    ):
         small_config(corpus).prepare(tmp_path / "root", Silent())
 
 
 def test_a_recorded_length_that_is_wrong_is_refused_by_name(corpus, tmp_path, monkeypatch):
-    def longer(self, console):
-        gathered = sift(((str(i), text) for i, text in enumerate(small_documents(120))), 1)
-        last = gathered.documents[77]
-        gathered.documents[77] = documents_module.Document(last.name, last.text, last.num_bytes + 1)
-        return gathered
+    def longer(self, console, left_out):
+        texts = ((str(number), text) for number, text in enumerate(small_documents(120)))
+        for document in sift(texts, 1, left_out):
+            yield document._replace(num_bytes=document.num_bytes + (document.name == "77"))
 
-    monkeypatch.setattr(TextFiles, "gather", longer)
+    monkeypatch.setattr(TextFiles, "documents", longer)
     with pytest.raises(UserError, match=r"document '77'"):
         small_config(corpus).prepare(tmp_path / "root", Silent())
 
 
-def test_a_text_in_both_splits_is_refused(corpus, tmp_path, monkeypatch):
-    def overlapping(documents, val_fraction, order):
-        return documents[:60], documents[59:]
-
-    monkeypatch.setattr(prepare_module, "split", overlapping)
-    with pytest.raises(UserError, match=r"is also the training document 'corpus.jsonl:60'"):
-        small_config(corpus).prepare(tmp_path / "root", Silent())
+def test_a_text_in_both_splits_is_refused_or_dropped(corpus, tmp_path):
+    with open(corpus, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": small_documents(1)[0]}) + "\n")
+    with pytest.raises(
+        UserError, match=r"'corpus.jsonl:121' has the same text as .*'corpus.jsonl:1' .*duplicates=drop"
+    ):
+        small_config(corpus, **STREAMED).prepare(tmp_path / "root", Silent())
     assert visible(tmp_path / "root") == []
-
-
-def test_an_empty_split_is_a_sentence(tmp_path):
-    path = tmp_path / "one.jsonl"
-    path.write_text(json.dumps({"text": "only one document"}) + "\n")
-    with pytest.raises(UserError, match=r"falls in the (training|validation) split with"):
-        small_config(path).prepare(tmp_path / "root", Silent())
+    dataset = small_config(corpus, **STREAMED | {"duplicates": "drop"}).prepare(tmp_path / "root", Silent())
+    assert dataset.manifest["left_out"] == {"duplicate": 1}
+    assert len(list(dataset.training_text())) == 90
 
 
 def test_what_is_left_out_is_in_the_manifest_and_said(corpus, tmp_path):
@@ -255,13 +387,23 @@ def test_what_is_left_out_is_in_the_manifest_and_said(corpus, tmp_path):
         file.write(json.dumps({"text": small_documents(1)[0]}) + "\n")
     console = Listening()
     dataset = small_config(corpus).prepare(tmp_path / "root", console)
-    assert dataset.manifest["skipped"] == {"contains_u2581": 1, "duplicate": 1}
-    assert "left out: 1 contains_u2581, 1 duplicate." in console.said[-1]
+    assert dataset.manifest["left_out"] == {"duplicate": 1}
+    assert "left out: 1 duplicate." in console.said[-1]
+    texts = [*dataset.training_text(), dataset.validation_text()]
+    assert any("a literal ▁ mark".encode() in text for text in texts)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"val_fraction": 0.0}, {"shard_tokens": 1}, {"order": "random"}, {"name": "a/b"}],
+    [
+        {"val_fraction": 0.0},
+        {"val_docs": 3},
+        {"shard_tokens": 1},
+        {"order": "random"},
+        {"duplicates": "maybe"},
+        {"workers": 0},
+        {"name": "a/b"},
+    ],
 )
 def test_impossible_settings_are_refused(corpus, change):
     with pytest.raises(ValueError):
@@ -274,16 +416,36 @@ def test_an_unwritable_root_is_a_sentence(corpus, tmp_path):
         small_config(corpus).prepare(tmp_path / "file", Silent())
 
 
-@pytest.mark.parametrize("name", ["pydocs", "text"])
-def test_the_yaml_files_name_every_argument_with_its_default(name):
+@pytest.mark.parametrize("name", ["pydocs", "text", "docs"])
+def test_the_yaml_files_name_every_argument(name):
     node = yaml.safe_load((CHECKOUT / "conf" / "data" / f"{name}.yaml").read_text())
-    targets = {"pydocs": PythonDocs, "text": TextFiles}
-    for child, made in (
-        (node, DataConfig),
-        (node["source"], targets[name]),
-        (node["tokenizer"], SentencePieceTokenizer),
-    ):
+    groups = {key for entry in node.pop("defaults") for key in entry}
+    source = PythonDocs if name == "pydocs" else TextFiles
+    assert groups == {"transform", "tokenizer"}
+    for child, made, elsewhere in ((node, DataConfig, groups), (node["source"], source, set())):
         assert child.pop("_target_") == f"{made.__module__}.{made.__qualname__}"
         parameters = inspect.signature(made).parameters
-        assert set(child) == set(parameters)
+        assert set(child) | elsewhere == set(parameters)
         assert all(p.kind is p.KEYWORD_ONLY for p in parameters.values())
+
+
+def test_the_published_preparation():
+    node = yaml.safe_load((CHECKOUT / "conf" / "data" / "docs.yaml").read_text())
+    assert {"transform": "none"} in node["defaults"] and {"tokenizer": "sentencepiece_published"} in node["defaults"]
+    assert (node["val_docs"], node["shard_tokens"], node["order"]) == (50_000, 100_000_000, "source")
+
+
+def test_data_that_a_configuration_does_not_ask_for_are_named(corpus, prepared):
+    same = small_config(corpus)
+    assert same.differences(prepared.manifest) == []
+    prepared.refuse([])
+    other = small_config(
+        corpus, transform=CaseOps(), val_fraction=0.3, tokenizer=SentencePieceTokenizer(vocab_size=401)
+    )
+    found = other.differences(prepared.manifest)
+    assert [line.partition(":")[0] for line in found] == ["data.transform", "data.tokenizer", "data.split"]
+    assert "prepared with none, the configuration says kind=lossless_caps_caseops_v1" in found[0]
+    with pytest.raises(UserError, match=r"holds other data than the configuration asks for: data\.transform: prepared"):
+        prepared.refuse(found)
+    downloaded = {key: value for key, value in prepared.manifest.items() if key != "recipe"}
+    assert same.differences(downloaded) == ["the data were downloaded, the configuration prepares its own"]

@@ -1,7 +1,5 @@
 """The shard container."""
 
-from itertools import chain
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 
 from pgolf.data.shards import (
     HEADER_BYTES,
-    ShardWriter,
+    TokenStream,
     iterate_documents,
     read_shard,
     shard_length,
@@ -40,30 +38,34 @@ def test_round_trip(values, tmp_path_factory):
     assert shard_length(path) == len(values)
 
 
-@ON_DISK
-@given(chunks=st.lists(VALUES, min_size=1, max_size=4), shard_tokens=st.integers(40, 300))
-def test_cut_at_shard_tokens_without_padding(chunks, shard_tokens, tmp_path_factory):
-    writer = ShardWriter(tmp_path_factory.mktemp("cut"), "train", shard_tokens)
-    for chunk in chunks:
-        writer.add(np.array(chunk))
-    files = writer.close()
-    lengths = [shard_length(path) for path in files]
-    assert lengths[:-1] == [shard_tokens] * (len(files) - 1) and 0 < lengths[-1] <= shard_tokens
-    assert [path.name for path in files] == [f"train_{i:06d}.bin" for i in range(len(files))]
-    assert np.concatenate([read_shard(path) for path in files]).tolist() == list(chain(*chunks))
-
-
 DOCUMENTS = st.lists(st.lists(st.integers(2, 900), max_size=12), min_size=1, max_size=6)
+
+
+def write_stream(directory, values, shard_tokens):
+    files = []
+    for at in range(0, len(values), shard_tokens):
+        files.append(directory / f"val_{len(files):06d}.bin")
+        write_shard(files[-1], np.array(values[at : at + shard_tokens]))
+    return files
 
 
 @ON_DISK
 @given(documents=DOCUMENTS, shard_tokens=st.integers(2, 20))
 def test_documents_that_cross_shard_ends_are_joined(documents, shard_tokens, tmp_path_factory):
-    writer = ShardWriter(tmp_path_factory.mktemp("documents"), "val", shard_tokens)
-    for document in documents:
-        writer.add(np.array([1, *document]))
-    found = [ids.tolist() for ids in iterate_documents(writer.close(), bos_id=1)]
+    stream = [token for document in documents for token in (1, *document)]
+    files = write_stream(tmp_path_factory.mktemp("documents"), stream, shard_tokens)
+    found = [ids.tolist() for ids in iterate_documents(files, bos_id=1)]
     assert found == documents
+
+
+@ON_DISK
+@given(values=VALUES, shard_tokens=st.integers(2, 60), data=st.data())
+def test_any_part_of_a_stream_can_be_read(values, shard_tokens, data, tmp_path_factory):
+    stream = TokenStream(write_stream(tmp_path_factory.mktemp("stream"), values, shard_tokens))
+    start = data.draw(st.integers(0, len(values)))
+    end = data.draw(st.integers(start, len(values)))
+    assert len(stream) == len(values)
+    assert stream.read(start, end).tolist() == values[start:end]
 
 
 @pytest.mark.parametrize("value", [-1, 65_536])
@@ -113,3 +115,24 @@ def test_each_damage_has_its_own_sentence(how, sentence, tmp_path):
 def test_a_missing_shard_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.bin"):
         shard_length(tmp_path / "none.bin")
+
+
+CHANGES = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=3)
+
+
+@ON_DISK
+@given(values=VALUES, changes=CHANGES, cut=st.none() | st.integers(0, 10**6))
+def test_changed_bytes_give_a_sentence_or_the_values_that_are_there(values, changes, cut, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "fuzz.bin"
+    write_shard(path, np.array(values))
+    data = bytearray(path.read_bytes())
+    for at, value in changes:
+        data[at % len(data)] = value
+    path.write_bytes(data[: None if cut is None else cut % (len(data) + 1)])
+    try:
+        found = read_shard(path)
+    except UserError as error:
+        sentence = str(error)
+        assert "fuzz.bin" in sentence
+    else:
+        assert found.tobytes() == bytes(data[HEADER_BYTES:]) and len(found) == len(values)
