@@ -1,6 +1,10 @@
-"""An optional part that is not chosen is not there: same weights, same losses, same digest, to the last bit."""
+"""An optional part that is not chosen is not there: same weights, same losses, same digest, to the last bit.
+
+The groups are found in conf: every none.yaml that names the absent part.
+"""
 
 import copy
+import functools
 import hashlib
 from typing import Any
 
@@ -17,13 +21,17 @@ from pgolf.train.loop import batch_loss
 
 from .conftest import CHECKOUT, TINY
 
-MODELS = CHECKOUT / "conf" / "model"
-GROUPS = sorted(path.parent.relative_to(CHECKOUT / "conf").as_posix() for path in MODELS.rglob("none.yaml"))
+CONF = CHECKOUT / "conf"
+GROUPS = sorted(
+    path.parent.relative_to(CONF).as_posix()
+    for path in CONF.rglob("none.yaml")
+    if ABSENT_TARGET in path.read_text(encoding="utf-8")
+)
 OPTIONS = [
     (group, path.stem)
     for group in GROUPS
-    for path in sorted((CHECKOUT / "conf" / group).glob("*.yaml"))
-    if path.stem != "none"
+    for path in sorted((CONF / group).glob("*.yaml"))
+    if path.stem != "none" and group.startswith("model/")
 ]
 VOCABULARY, SEED = 300, 7
 
@@ -35,12 +43,19 @@ def compose(*overrides: str) -> Job:
 
 
 def with_option(group: str, option: str) -> dict[str, Any]:
-    """The configuration with a group's option, on the first model that has the group."""
-    for model in sorted(path.stem for path in MODELS.glob("*.yaml")):
-        job = compose(f"model={model}", f"{group}={option}")
+    """The configuration with a group's option, on the first choice of the root group that has the group."""
+    return copy.deepcopy(_with_option(group, option))
+
+
+@functools.cache
+def _with_option(group: str, option: str) -> dict[str, Any]:
+    root = group.partition("/")[0]
+    choices = [()] + [(f"{root}={path.stem}",) for path in sorted((CONF / root).glob("*.yaml"))]
+    for choice in choices:
+        job = compose(*choice, f"{group}={option}")
         if not job.refusals:
             return job.config
-    raise AssertionError(f"no model takes {group}={option}")
+    raise AssertionError(f"nothing in {root} takes {group}={option}")
 
 
 def node_of(config: dict[str, Any], group: str) -> tuple[dict[str, Any], str]:
@@ -89,7 +104,10 @@ def losses(model: GPT, config: dict[str, Any]) -> list[float]:
 
 
 def test_there_are_optional_parts() -> None:
-    assert GROUPS and OPTIONS
+    assert {"model/attention/gate", "model/attention/exclude", "model/smear", "model/lanes", "model/softcap"} <= set(
+        GROUPS
+    )
+    assert len(OPTIONS) >= 12
 
 
 @pytest.mark.parametrize("group", GROUPS)
