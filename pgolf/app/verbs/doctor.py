@@ -10,12 +10,16 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
 from pgolf import __version__
 from pgolf.app.console import Screen
+
+if TYPE_CHECKING:
+    import torch
 
 PYTHONS = ((3, 11), (3, 13))
 LEAST_DISK = 5 * 10**9  # bytes: an embedded corpus, checkpoints, some runs
@@ -107,29 +111,42 @@ def _torch() -> Iterator[Finding]:
         built = torch.version.cuda is not None
         remedy = "check the driver with nvidia-smi" if built else "install a CUDA build of torch to use one"
         yield Finding("GPU", "missing", "none; scale=mini runs on the CPU", remedy)
-    from pgolf.kernels.attend import BACKENDS, probe
+    yield from _attention(device)
 
+
+def _attention(device: "torch.device") -> Iterator[Finding]:
+    """Every attention back end, tried forward and backward; the first that works is what kernels=auto takes."""
+    from pgolf.kernels.attend import BACKENDS, probe, usual_dtype
+
+    dtype = str(usual_dtype(device)).removeprefix("torch.")
+    chosen = False
     for name in BACKENDS:
-        reason = probe(name, device)
-        remedy = f"pip install {PACKAGES[name]}" if reason and number and name in PACKAGES else ""
-        yield Finding(
-            f"attention: {name}",
-            "missing" if reason else "ok",
-            reason or f"works on {device}",
-            remedy,
-        )
+        if reason := probe(name, device):
+            remedy = REMEDIES.get(name, "") if device.type == "cuda" else ""
+            yield Finding(f"attention: {name}", "missing", reason, remedy)
+            continue
+        taken = "" if chosen else "; kernels=auto takes it"
+        yield Finding(f"attention: {name}", "ok", f"works on {device} in {dtype}{taken}")
+        chosen = True
+    if not chosen:
+        yield Finding("attention", "broken", "no back end works: training and scoring cannot run", "reinstall torch")
 
 
-PACKAGES = {"flash2": "flash-attn --no-build-isolation", "flash3": "flash-attn-3"}
+REMEDIES = {
+    "flash3": "Hopper GPUs only: build the `hopper` folder of FlashAttention's repository",
+    "flash2": "pip install flash-attn --no-build-isolation",
+    "varlen": "torch 2.10 or later",
+}
 
 
 def _coders() -> Iterator[Finding]:
     from pgolf.errors import UserError
     from pgolf.quant.coders import CODERS
 
+    data = b"pgolf" * 100
     for name, coder in CODERS.items():
         try:
-            works = coder.decode(coder.encode(b"pgolf" * 100)) == b"pgolf" * 100
+            works = coder.decode(coder.encode(data), len(data)) == data
             yield Finding(
                 f"coder: {name}",
                 "ok" if works else "broken",

@@ -1,0 +1,30 @@
+"""`pgolf doctor` on attention: every back end is tried, and what kernels=auto takes is named."""
+
+import pytest
+import torch
+
+from pgolf.app.verbs import doctor
+from pgolf.kernels import attend
+
+CPU = torch.device("cpu")
+
+
+def test_the_back_end_that_auto_takes_is_the_one_that_select_takes() -> None:
+    findings = {one.what: one for one in doctor._attention(CPU)}
+    assert list(findings) == [f"attention: {name}" for name in attend.BACKENDS]
+    taken = [what for what, one in findings.items() if "kernels=auto takes it" in one.detail]
+    assert taken == [f"attention: {attend.select('auto', CPU)[0]}"]
+    assert findings["attention: flex"].state == "missing" and "backward" in findings["attention: flex"].detail
+    assert "float32" in findings["attention: sdpa"].detail
+
+
+def test_remedies_are_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attend, "probe", lambda name, device: "" if name == "sdpa" else "not installed")
+    on_gpu = {one.what: one for one in doctor._attention(torch.device("cuda"))}
+    assert "flash-attn" in on_gpu["attention: flash2"].remedy
+    assert all(one.remedy == "" for one in doctor._attention(CPU))
+
+
+def test_a_machine_without_any_back_end_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attend, "probe", lambda name, device: "fails on a tiny case")
+    assert list(doctor._attention(CPU))[-1].state == "broken"
