@@ -30,7 +30,7 @@ def test_the_worked_example_does_what_the_readme_says(tmp_path):
 
     test = next(name for name in blocks if name.startswith("tests/"))
     assert "1 passed" in run("-m", "pytest", "-q", "-p", "no:cacheprovider", test)
-    assert "blocks.0.attn.gate.weight" in run("-m", "pgolf", "inspect", "model/attention/gate=full")
+    assert "blocks.0.attn.gate.weight" in run("-m", "pgolf", "inspect", "model/attention/gate=gain")
     assert "blocks.0.attn.gate.weight" not in run("-m", "pgolf", "inspect")
 
 
