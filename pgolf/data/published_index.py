@@ -1,7 +1,7 @@
 """The document index of shards that others wrote: hash, bytes and tokens of each document, from the tokens alone.
 
-The original texts are not there. A row's hash is that of the token ids (little-endian uint16), which tells documents
-apart as well as their text would; its bytes are those that the tokens are charged.
+Where the tokenizer normalised, the original texts are not there: a row's hash is that of the token ids (little-endian
+uint16), which tells documents apart as well as their text would, and its bytes are those that the tokens are charged.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pgolf.console import Console
+from pgolf.console import Console, Task
 from pgolf.data.caseops import ESC, OPERATORS
 from pgolf.data.dataset import table_bytes
 from pgolf.data.frontend import FrontEnd
@@ -64,8 +64,7 @@ def index_shards(front_end: FrontEnd, files: list[Path], console: Console, title
             scans: Iterable[ShardScan] = (found for _, found in in_processes(scan, front_end, places, count_cores()))
         else:
             scans = (scan(front_end, place) for place in places)
-        shown = _shown(scans, task)
-        return _join(shown, files[0])
+        return _join(front_end, _shown(scans, task), files[0])
 
 
 def scan(front_end: FrontEnd, place: ShardPlace) -> ShardScan:
@@ -79,7 +78,7 @@ def scan(front_end: FrontEnd, place: ShardPlace) -> ShardScan:
     return ShardScan(
         head=np.array(values[: starts[0]]),
         head_bytes=int(sizes[: starts[0]].sum(dtype=np.int64)),
-        digests=[_digest(values[start + 1 : end]) for start, end in pairwise(starts.tolist())],
+        digests=[_digest(front_end, values[start + 1 : end]) for start, end in pairwise(starts.tolist())],
         tokens=np.diff(starts) - 1,
         bytes=sums[:-1],
         tail=np.array(values[starts[-1] + 1 :]),
@@ -133,13 +132,13 @@ def _places(front_end: FrontEnd, files: list[Path]) -> Iterator[ShardPlace]:
         previous = int(values[-1])
 
 
-def _shown(scans: Iterable[ShardScan], task: object) -> Iterator[ShardScan]:
+def _shown(scans: Iterable[ShardScan], task: Task) -> Iterator[ShardScan]:
     for done, found in enumerate(scans, 1):
         yield found
-        task.update(done)  # type: ignore[attr-defined]
+        task.update(done)
 
 
-def _join(scans: Iterable[ShardScan], first: Path) -> Rows:
+def _join(front_end: FrontEnd, scans: Iterable[ShardScan], first: Path) -> Rows:
     """The rows of all shards, documents that cross shard ends joined."""
     digests: list[bytes] = []
     tokens: list[npt.NDArray[np.int64]] = []
@@ -150,7 +149,7 @@ def _join(scans: Iterable[ShardScan], first: Path) -> Rows:
     def close() -> None:
         assert waiting is not None
         ids = np.concatenate(waiting)
-        digests.append(_digest(ids))
+        digests.append(_digest(front_end, ids))
         tokens.append(np.array([len(ids)]))
         sizes.append(np.array([waiting_bytes]))
 
@@ -172,7 +171,9 @@ def _join(scans: Iterable[ShardScan], first: Path) -> Rows:
     return make_rows(digests, np.concatenate(sizes), np.concatenate(tokens))
 
 
-def _digest(ids: Tokens) -> bytes:
+def _digest(front_end: FrontEnd, ids: Tokens) -> bytes:
+    if front_end.lossless:
+        return hashlib.sha256(front_end.decode(ids).encode()).digest()
     return hashlib.sha256(np.ascontiguousarray(ids, "<u2").data).digest()
 
 

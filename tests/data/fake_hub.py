@@ -65,6 +65,7 @@ def _entry(path: str, data: bytes) -> dict[str, Any]:
 def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else every answer waits 40 ms for an acknowledgement
 
         def log_message(self, *_: object) -> None:
             """Silence."""

@@ -40,9 +40,9 @@ def front_end(caseops: bool, vocab_size: int = 400) -> FrontEnd:
 
 
 def texts() -> list[str]:
-    """Documents with capitals and shouting, and with what the published normalisation changes."""
+    """Documents with capitals and shouting, and with a little of what the published normalisation changes."""
     return [
-        text.replace("Document", "Document NASA McDonald") + "\ufb01ne  print" * (i % 3 == 0)
+        " ".join(text.split()).replace("Document", "Document NASA McDonald") + " \ufb01ne  print" * (i % 3 == 0)
         for i, text in enumerate(small_documents(60))
     ]
 
