@@ -66,7 +66,7 @@ def baselines(dataset: Dataset, console: Console) -> dict[str, float]:
     validation = dataset.validation()
     text = _front(dataset.texts("val"), VALIDATION_BYTES)
     whole = dataset.manifest["splits"]["val"]["bytes"]
-    part = "the" if len(text) >= whole else f"the first {len(text) / 1e6:.0f} of {whole / 1e6:.0f} MB of"
+    part = "the" if len(text) >= whole else f"the first {len(text) / 1e6:.1f} of {whole / 1e6:.1f} MB of"
     console.say(f"compressing {part} validation text with brotli and xz, for comparison (kept for later runs)")
     num_bytes = int(validation.document_bytes.sum())
     found = {"unigram": unigram_bits_per_byte(dataset.train_files, validation.tokens, dataset.vocab_size, num_bytes)}

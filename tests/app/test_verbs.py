@@ -1,6 +1,7 @@
 """The verbs, in this process: fakes where a run is needed, the real parts elsewhere."""
 
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_the_command_line_dispatches_and_shows_user_errors(
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 1
-    assert capsys.readouterr().err.startswith("pgolf: published shards cannot be downloaded yet")
+    assert capsys.readouterr().err.startswith("pgolf: data=pydocs is prepared from documents on this machine")
 
 
 def test_eval_scores_again_below_the_run(run: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,6 +197,31 @@ def test_verify_names_the_option_that_fails(
     assert "ok    model/attention/gate=sparse" in shown and shown.rstrip().endswith("1 failed.")
 
 
+def test_docs_is_the_published_preparation_of_a_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "Def Return class VALUE list String number text index item".split()
+    file = here / "docs, one.jsonl"
+    texts = [" ".join(words[(row * shift) % 10] for shift in range(1, 40)) + f" {row}" for row in range(200)]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    small = ("data.val_docs=20", "data.tokenizer.vocab_size=300", "data/transform=caseops", *REAL)
+    docs = f"docs={file}"
+    with pytest.raises(UserError, match=r"data\.val_docs=50000 .*only 200.*set data\.val_docs below 200"):
+        verb("data", "prepare", docs, "data.tokenizer.vocab_size=300", *REAL)
+    assert verb("data", "prepare", docs, *small) == 0
+    (prepared,) = (here / "datasets").glob("docs-*")
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    assert manifest["split"]["val_docs"] == 20 and manifest["splits"]["val"]["documents"] == 20
+    assert manifest["recipe"]["order"] == "source" and manifest["recipe"]["duplicates"] == "refuse"
+    assert manifest["recipe"]["tokenizer"]["kind"] == "sentencepiece_published" and manifest["lossless"]
+    assert verb("data", "verify", docs, *small) == 0
+    assert "configuration" in capsys.readouterr().out
+    assert verb("data", "train-tokenizer", f"out={here / 'my.model'}", docs, *small) == 0
+    assert (here / "my.model").read_bytes() == (prepared / "tokenizer.model").read_bytes()
+    file_option = ("data/tokenizer=file", f"data.tokenizer.path={here / 'my.model'}", "data.val_docs=20", *REAL)
+    assert verb("data", "prepare", docs, "data/transform=caseops", *file_option) == 0
+    with pytest.raises(ConfigError, match="docs=FILE stands for data=docs"):
+        verb("data", "prepare", docs, "data=text", *small)
+
+
 def test_data_verbs_over_a_small_corpus(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "def return class value list string number text index item".split()
     lines = [" ".join(words[(row + shift) % 10] for shift in range(12)) + f" {row}" for row in range(400)]
@@ -214,14 +240,18 @@ def test_data_verbs_over_a_small_corpus(here: Path, capsys: pytest.CaptureFixtur
     (prepared,) = (here / "datasets").glob("text-*")
     assert verb("data", "verify", str(prepared)) == 0
     assert "FAIL" not in capsys.readouterr().out
-    assert verb("data", "stats", *data) == 0
-    assert "Most frequent training tokens" in capsys.readouterr().out
+    assert verb("data", "stats", f"out={here / 'figures'}", *data) == 0
+    shown = capsys.readouterr().out
+    assert "Most frequent training tokens" in shown and "Lengths of the training documents" in shown and "####" in shown
+    assert (here / "figures" / f"{prepared.name}.lengths.png").exists()
     assert verb("data", "train-tokenizer", f"out={here / 'tokenizer.model'}", *data) == 0
     assert (here / "tokenizer.model").stat().st_size > 1000
     shard = next(prepared.glob("*.bin"))
     shard.write_bytes(shard.read_bytes()[:-2] + b"\xff\xff")
     assert verb("data", "verify", str(prepared)) == 1
     assert "FAIL" in capsys.readouterr().out
+    assert verb("data", "verify", str(prepared), "data/transform=caseops", *data) == 1
+    assert "data.transform: prepared with none" in capsys.readouterr().out
     with pytest.raises(UserError, match="needs one of prepare"):
         verb("data", "prepar")
     with pytest.raises(UserError, match="pgolf data prepare"):
