@@ -1,6 +1,7 @@
 """Every byte of UTF-8 is a token: four special ids, then the 256 bytes (the published `byte260` variant)."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,11 +23,29 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without BOS."""
-        return [value + OFFSET for value in text.encode()]
+        try:
+            return [value + OFFSET for value in text.encode()]
+        except UnicodeEncodeError as error:
+            raise ValueError(f"character {error.start} is a lone surrogate, which has no UTF-8 form.") from error
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of `ids`; special ids decode to nothing, bytes that are no UTF-8 to U+FFFD."""
         return bytes(int(token) - OFFSET for token in ids if token >= OFFSET).decode(errors="replace")
+
+    def count_bytes(self, ids: npt.NDArray[np.integer], operators: Sequence[str] = ()) -> npt.NDArray[np.uint16]:
+        """Bytes of original text of each token (uint16 [n]): 1, but 0 for a special id and for the bytes of operators.
+
+        The last of the operators is the escape: the character after it counts in full.
+        """
+        counts = (ids >= OFFSET).astype(np.uint16)
+        if operators:
+            character = b"(?:[\x00-\x7f]|[\xc0-\xff][\x80-\xbf]*)"
+            marks = b"|".join(operator.encode() for operator in operators[:-1])
+            spelled = np.where(ids >= OFFSET, ids - OFFSET, 0).astype(np.uint8).tobytes()
+            escape = operators[-1].encode()
+            for match in re.finditer(b"(?s)(" + escape + b")" + character + b"|" + marks, spelled):
+                counts[match.start() : match.end(1) if match[1] else match.end()] = 0
+        return counts
 
     def piece(self, token: int) -> str:
         """A token in print: `<0x41>` for the byte 0x41."""

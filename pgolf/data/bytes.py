@@ -1,6 +1,20 @@
 """How many bytes of original text each token stands for: the denominator of bits per byte.
 
-The published rule (a table per id, and one more byte for a word mark unless the previous token is a
+Two rules, and a second path for each:
+
+* By surfaces, for every tokenizer and transform (the sidecar of #1851, #1855 and #1868): each character of the text
+  that was tokenised costs its UTF-8 length, a transform's operator nothing unless it is escaped; a token costs the
+  characters of its surface. A character that is spelled in several byte pieces is charged to the last of them.
+  `charge` computes it where the text is at hand, `SurfaceWalk` from the ids alone.
+* By a table per id (ByteTable), for SentencePiece without a transform.
+
+Two things are not reproduced. The sidecar scripts shipped with #1736, #1769 and #1787 advance a cursor by the printed
+length of each piece ("<0xE2>" has six characters, a byte one) and so charge the wrong characters, operators among
+them; the published scores never used that output. And published surfaces leave out the whitespace that the normaliser
+strips from both ends of a document: here it is charged to the first and the last token, so that the bytes of every
+document sum to its UTF-8 length (`charge(..., whole=False)` gives the bare rule).
+
+The published table rule (a table per id, and one more byte for a word mark unless the previous token is a
 boundary) was written for models that put a dummy space before the text and strip repeated spaces.
 Two refinements make it exact for models that do neither, and change nothing for those that do:
 
@@ -9,7 +23,8 @@ Two refinements make it exact for models that do neither, and change nothing for
 * A word mark inside a piece ("▁▁▁", "a▁b") is a space: one byte, not the three of U+2581.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,3 +129,111 @@ def check_document_bytes(name: str, recorded: int, decoded: int, charged: int) -
             f"document {name!r}: its tokens are charged {charged} bytes but the original has "
             f"{recorded}; bits per byte would be wrong by that ratio."
         )
+
+
+def code_points(text: str) -> npt.NDArray[np.uint32]:
+    """uint32 [characters]; ValueError for a lone surrogate, which has no UTF-8 form."""
+    try:
+        return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {error.start} is a lone surrogate, which has no UTF-8 form; leave the document out."
+        ) from error
+
+
+def character_costs(text: str, operators: Sequence[str] = ()) -> npt.NDArray[np.int64]:
+    """int64 [characters]; bytes of original text that each character of a transformed text stands for.
+
+    Its UTF-8 length, but 0 for an operator, unless the last of the operators (the escape) stands before it.
+    """
+    codes = code_points(text)
+    lengths = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
+    if not operators:
+        return lengths
+    costs = np.where(np.isin(codes, [ord(operator) for operator in operators]), 0, lengths)
+    if operators[-1] in text:
+        escaped = [match.end() - 1 for match in re.finditer(f"(?s){re.escape(operators[-1])}.", text)]
+        costs[escaped] = lengths[escaped]
+    return costs
+
+
+def charge(
+    ids: npt.NDArray[np.integer],
+    piece_sizes: npt.NDArray[np.int64],
+    costs: npt.NDArray[np.int64],
+    form: str,
+    offsets: npt.NDArray[np.int64] | None = None,
+    *,
+    whole: bool = True,
+) -> npt.NDArray[np.int64]:
+    """Bytes of original text of each token (int64 [n]), by surfaces.
+
+    Args:
+        ids: [n]; the tokens of `form`.
+        piece_sizes: int64 [vocab]; UTF-8 bytes of `form` that each id spells.
+        costs: int64 [characters]; bytes that each character of the tokenised text stands for.
+        form: the normal form of that text, which is what the pieces spell.
+        offsets: int64 [len(form) + 1]; where in the text each character of `form` begins; None: they are the same.
+        whole: charge what lies before the first surface to the first token, and what lies after the last to the last.
+    """
+    spelled = np.frombuffer(form.encode(), np.uint8)
+    last_of_character = np.append((spelled[1:] & 0xC0) != 0x80, True)
+    complete = np.concatenate([[0], np.cumsum(last_of_character)])[: len(spelled) + 1]
+    ends = complete[np.cumsum(piece_sizes[ids])]
+    spent = np.concatenate([[0], np.cumsum(costs)])
+    first = 0 if whole or offsets is None else int(offsets[0])
+    if offsets is not None:
+        ends = offsets[ends]
+    if whole:
+        ends[-1:] = len(costs)
+    return np.diff(spent[ends], prepend=spent[first])
+
+
+class SurfaceWalk:
+    """Bytes of original text of each token, from the ids of a lossless front end alone.
+
+    A state machine over surfaces: it remembers an unfinished character and an escape. An id without a surface (a
+    control id) costs nothing and ends the document.
+
+    Args:
+        surfaces: UTF-8 of each id; a byte piece is one byte.
+        operators: the transform's operators, the escape last.
+    """
+
+    def __init__(self, surfaces: Sequence[bytes], operators: Sequence[str] = ()):
+        self.surfaces = surfaces
+        self.marks = [operator.encode() for operator in operators]
+        self.plain = list(map(self._plain_size, surfaces))
+
+    def _plain_size(self, surface: bytes) -> int | None:
+        """Bytes of a surface whose cost depends on nothing before it; None: it has to be walked."""
+        part_of_character = len(surface) == 1 and surface[0] >= 0x80
+        return None if part_of_character or any(mark in surface for mark in self.marks) else len(surface)
+
+    def count(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.uint16]:
+        """uint16 [n] for ids [n]."""
+        counts = np.zeros(len(ids), np.uint16)
+        unfinished, escaped = b"", False
+        for index, token in enumerate(ids.tolist()):
+            size = self.plain[token]
+            if size is not None and not (unfinished or escaped):
+                counts[index] = size
+            elif not self.surfaces[token]:
+                unfinished, escaped = b"", False
+            else:
+                counts[index], unfinished, escaped = self._step(self.surfaces[token], unfinished, escaped)
+        return counts
+
+    def _step(self, surface: bytes, unfinished: bytes, escaped: bool) -> tuple[int, bytes, bool]:
+        """(bytes of the characters that end in `surface`, the unfinished character, whether the next is escaped)."""
+        total = 0
+        for value in surface:
+            unfinished += bytes([value])
+            if len(unfinished) < 1 + (unfinished[0] >= 0xC0) + (unfinished[0] >= 0xE0) + (unfinished[0] >= 0xF0):
+                continue
+            if escaped or unfinished not in self.marks:
+                total, escaped = total + len(unfinished), False
+            else:
+                escaped = unfinished == self.marks[-1]
+            unfinished = b""
+        return total, unfinished, escaped

@@ -1,14 +1,18 @@
 """The text front end: what turns a document into token ids with their bytes of original text, and back."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from pgolf.data.byte_tokenizer import ByteTokenizer
-from pgolf.data.caseops import ESC
+from pgolf.data.bytes import SurfaceWalk, character_costs, charge, code_points
+from pgolf.data.normalizer import Normalizer
+from pgolf.data.pretokens import CutRule, Encoded, Pretokens, cut_rule, join, pack
 from pgolf.data.sentencepiece_model import Tokenizer
 from pgolf.data.tokenizer import TokenizerConfig
 from pgolf.data.transform import Transform, load_transform
@@ -16,23 +20,8 @@ from pgolf.errors import UserError
 from pgolf.files import write_bytes
 
 MODEL_FILE = "tokenizer.model"
+BATCH_CHARACTERS = 1 << 20  # Looked up together; bounds the memory of the lookup.
 Malformed = Literal["refuse", "keep"]
-
-
-class Encoded(NamedTuple):
-    """Encoded documents, one after another, without BOS.
-
-    Attributes:
-        ids: uint16 [n].
-        token_bytes: uint16 [n]; bytes of original text each token stands for. They sum to the UTF-8 length of each
-            document that has a token.
-        lengths: int64 [documents]; tokens of each document. A document that the published normalisation empties has
-            length 0: it cannot be charged to any token and must be left out.
-    """
-
-    ids: npt.NDArray[np.uint16]
-    token_bytes: npt.NDArray[np.uint16]
-    lengths: npt.NDArray[np.int64]
 
 
 class FrontEnd:
@@ -47,29 +36,123 @@ class FrontEnd:
         self.transform, self.tokenizer = transform, tokenizer
         self.vocab_size: int = tokenizer.vocab_size
         self.lossless: bool = tokenizer.normalization == "lossless"
+        self.operators: tuple[str, ...] = () if transform is None else transform.operators
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FrontEnd, (self.transform, self.tokenizer)
 
+    def _transformed(self, text: str) -> str:
+        return text if self.transform is None else self.transform.encode(text)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without BOS. ValueError for a lone surrogate, which has no UTF-8 form."""
-        return self.tokenizer.encode(text if self.transform is None else self.transform.encode(text))
+        return self.tokenizer.encode(self._transformed(text))
 
     def encode_documents(self, texts: Sequence[str]) -> Encoded:
-        """Encode many documents. ValueError for a lone surrogate; UserError when a token would stand for more than
-        65,535 bytes."""
-        parts = [self._encode_one(text) for text in texts]
-        counts = [count for part in parts for count in part[1]]
-        if max(counts, default=0) > 65_535:
-            raise UserError(f"a token stands for {max(counts)} bytes of text; a byte sidecar holds at most 65535.")
-        ids = [token for part in parts for token in part[0]]
-        lengths = [len(part[0]) for part in parts]
-        return Encoded(np.array(ids, np.uint16), np.array(counts, np.uint16), np.array(lengths, np.int64))
+        """Encode many documents, each distinct stretch of text once (see pgolf.data.pretokens).
 
-    def _encode_one(self, text: str) -> tuple[list[int], list[int]]:
-        ids = self.encode(text)
-        counts = self.count_bytes(np.array(ids, np.uint16)).tolist() if ids else []
-        return ids, counts
+        ValueError for a lone surrogate; UserError when a token would stand for more than 65,535 bytes.
+        """
+        parts: list[Encoded] = []
+        batch: list[tuple[str, str]] = []
+        room = BATCH_CHARACTERS
+        for text in texts:
+            core = None if self._rule is None else self._rule.core(text)
+            if core is None or room < 0:
+                parts.append(self._encode_batch(batch))
+                batch, room = [], BATCH_CHARACTERS
+            if core is None:
+                parts.append(self.encode_whole(text))
+            else:
+                batch.append((text, core))
+                room -= len(core)
+        return join([*parts, self._encode_batch(batch)])
+
+    def encode_whole(self, text: str) -> Encoded:
+        """Encode one document without cutting it: what `encode_documents` must equal, token by token."""
+        counts = self._charge_whole(text, whole=True)
+        return pack(self.encode(text), counts, [len(counts)])
+
+    def surface_bytes(self, text: str) -> npt.NDArray[np.int64]:
+        """int64 [tokens of `text`]; the bare surface rule of the published sidecars, which charges nothing for
+        whitespace that the normaliser strips from the ends."""
+        return self._charge_whole(text, whole=False)
+
+    def _charge_whole(self, text: str, whole: bool) -> npt.NDArray[np.int64]:
+        transformed = self._transformed(text)
+        costs = character_costs(transformed, self.operators)
+        if isinstance(self.tokenizer, ByteTokenizer):
+            return np.repeat(costs > 0, character_costs(transformed)).astype(np.int64)
+        form, offsets = (transformed, None) if self.lossless else self._normalizer.normal_form(transformed)
+        ids = np.array(self.tokenizer.encode(transformed), np.int64)
+        return charge(ids, self._piece_sizes, costs, form, offsets, whole=whole)
+
+    def _encode_batch(self, documents: Sequence[tuple[str, str]]) -> Encoded:
+        """Encode (text, its core) pairs by looking up the pretokens of the cores."""
+        text = "".join(core for _, core in documents)
+        ends = np.cumsum([len(core) for _, core in documents], dtype=np.int64)
+        if not text or self._rule is None:
+            return pack([], [], np.zeros(len(documents), np.int64))
+        borders = np.zeros(len(text) + 1, np.bool_)
+        borders[1:-1] = self._rule.cuts(code_points(text))
+        borders[ends] = True
+        borders[0] = False
+        pretoken_ends = np.flatnonzero(borders)
+        found = self._pretokens.lookup(text, pretoken_ends)
+        tokens_before = np.concatenate([[0], np.cumsum(found.lengths)])
+        document_ends = tokens_before[np.searchsorted(pretoken_ends, ends, side="right")]
+        lengths = np.diff(document_ends, prepend=0)
+        if self.lossless:
+            return Encoded(found.ids, found.token_bytes, lengths)
+        counts = found.token_bytes.astype(np.int64)
+        for (original, core), end, length in zip(documents, document_ends.tolist(), lengths.tolist(), strict=True):
+            if len(core) < len(original) and length:
+                start = len(original) - len(original.lstrip(self._rule.spaces))
+                counts[end - length] += len(original[:start].encode())
+                counts[end - 1] += len(original[start + len(core) :].encode())
+        return pack(found.ids, counts, lengths)
+
+    def _encode_pretokens(self, pretokens: Sequence[str]) -> Encoded:
+        """Encode distinct pretokens (see `cut_rule` for what is known about them)."""
+        assert isinstance(self.tokenizer, Tokenizer)
+        texts = [self._transformed(pretoken) for pretoken in pretokens]
+        forms, offsets, model = texts, None, self.tokenizer
+        if not self.lossless:
+            forms, offsets = self._normalizer.inner_forms(texts)
+            model = self._normalizer.sibling
+        batch = model.encode_batch(forms)
+        ids = np.fromiter(chain.from_iterable(batch), np.int64)
+        costs = character_costs("".join(texts), self.operators)
+        return pack(ids, charge(ids, self._piece_sizes, costs, "".join(forms), offsets), list(map(len, batch)))
+
+    @cached_property
+    def _normalizer(self) -> Normalizer:
+        assert isinstance(self.tokenizer, Tokenizer)
+        return Normalizer(self.tokenizer)
+
+    @cached_property
+    def _rule(self) -> CutRule | None:
+        if isinstance(self.tokenizer, ByteTokenizer):
+            return None
+        return cut_rule(self.transform, self.tokenizer, None if self.lossless else self._normalizer)
+
+    @cached_property
+    def _pretokens(self) -> Pretokens:
+        return Pretokens(self._encode_pretokens)
+
+    @cached_property
+    def _walk(self) -> SurfaceWalk:
+        return SurfaceWalk(self.tokenizer.piece_bytes, self.operators)
+
+    @cached_property
+    def _piece_sizes(self) -> npt.NDArray[np.int64]:
+        return np.array(list(map(len, self.tokenizer.piece_bytes)), np.int64)
+
+    @cached_property
+    def _piece_text(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """The UTF-8 of all pieces one after another, and where each begins."""
+        joined = np.frombuffer(b"".join(self.tokenizer.piece_bytes), np.uint8)
+        return joined, np.cumsum(self._piece_sizes) - self._piece_sizes
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer], *, malformed: Malformed = "refuse") -> str:
         """The text of `ids`; control ids decode to nothing.
@@ -84,7 +167,17 @@ class FrontEnd:
     def decode_documents(self, ids: npt.NDArray[np.uint16], lengths: npt.NDArray[np.int64]) -> list[str]:
         """The text of each document; `ids` and `lengths` as in Encoded."""
         ends = np.cumsum(lengths)
-        return [self.decode(ids[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
+        if not self.lossless:
+            return [self.decode(ids[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
+        joined, starts = self._piece_text
+        sizes = self._piece_sizes[ids]
+        spelled = np.cumsum(sizes)
+        index = np.repeat(starts[ids] - (spelled - sizes), sizes)
+        index += np.arange(len(index))
+        text = joined[index].tobytes()
+        cuts = np.concatenate([[0], spelled])[np.concatenate([[0], ends])].tolist()
+        documents = [text[a:b].decode(errors="replace") for a, b in pairwise(cuts)]
+        return documents if self.transform is None else list(map(self.transform.decode, documents))
 
     def count_bytes(self, ids: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
         """Bytes of original text of each token, from the ids alone, by another path than `encode_documents`.
@@ -93,21 +186,10 @@ class FrontEnd:
         document. ValueError when the front end is not lossless: surfaces are then not in the ids.
         """
         if not self.lossless:
-            raise ValueError("surfaces cannot be told from ids: the tokenizer normalises text")
-        counts = np.zeros(len(ids), np.uint16)
-        escaped, left, character = False, 0, b""
-        for index, token in enumerate(ids.tolist()):
-            for value in self.tokenizer.piece_bytes[token]:
-                character += bytes([value])
-                left = left - 1 if left else (value >= 0xC0) + (value >= 0xE0) + (value >= 0xF0)
-                if not left:
-                    operator = (
-                        self.transform is not None and character.decode(errors="replace") in self.transform.operators
-                    )
-                    counts[index] += 0 if operator and not escaped else len(character)
-                    escaped = operator and not escaped and character == ESC.encode()
-                    character = b""
-        return counts
+            raise ValueError("the bytes cannot be told from the ids: the tokenizer normalises text")
+        if isinstance(self.tokenizer, ByteTokenizer):
+            return self.tokenizer.count_bytes(ids, self.operators)
+        return self._walk.count(ids)
 
     def piece(self, token: int) -> str:
         """A token in print."""

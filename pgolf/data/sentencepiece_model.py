@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2 as protobuf
+from sentencepiece import sentencepiece_model_pb2
 
 from pgolf.data.documents import WORD_MARK
 from pgolf.data.validation import BOS_ID
@@ -83,9 +83,7 @@ class Tokenizer:
     @cached_property
     def proto(self) -> Any:
         """The parsed model (a ModelProto)."""
-        proto = protobuf.ModelProto()
-        proto.ParseFromString(self.model)
-        return proto
+        return parse(self.model)
 
     @cached_property
     def normalization(self) -> Normalization:
@@ -159,13 +157,19 @@ class Tokenizer:
         return surface
 
 
+def parse(model: bytes) -> Any:
+    """The ModelProto of a serialised model."""
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made when it is imported
+    proto.ParseFromString(model)
+    return proto
+
+
 def lossless_model(model: bytes) -> bytes:
     """The same vocabulary without a normaliser: nothing is mapped, prefixed, stripped or collapsed.
 
     SentencePiece has no call for it, so the model itself is edited.
     """
-    proto = protobuf.ModelProto()
-    proto.ParseFromString(model)
+    proto = parse(model)
     spec = proto.normalizer_spec
     spec.name = "identity"
     spec.precompiled_charsmap = b""

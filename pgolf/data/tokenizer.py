@@ -18,7 +18,7 @@ from pgolf.files import sha256_bytes
 SMALLEST_VOCABULARY = 4 + 256 + 2  # Special ids, byte pieces, a space and a line break.
 # The trainer drops whole sentences that hold NUL or one of its own markers.
 UNTRAINABLE = frozenset("\0\u2047\u2585")
-SPECIAL_IDS = {"pad_id": PAD_ID, "bos_id": BOS_ID, "eos_id": EOS_ID, "unk_id": UNK_ID}
+SPECIAL_IDS: dict[str, Any] = {"pad_id": PAD_ID, "bos_id": BOS_ID, "eos_id": EOS_ID, "unk_id": UNK_ID}
 
 
 class TokenizerConfig(Protocol):

@@ -1,5 +1,6 @@
 """Text transforms: what is done to a document before it is tokenised, and undone after it is decoded."""
 
+import string
 from typing import Any, Literal, Protocol
 
 from pgolf.data import caseops
@@ -7,9 +8,22 @@ from pgolf.errors import UserError
 
 
 class Transform(Protocol):
-    """A bijection on strings that writes operators of its own into the text."""
+    """A bijection on strings that writes operators of its own into the text.
 
-    operators: tuple[str, ...]  # Single characters that a tokenizer should hold as single pieces.
+    Attributes:
+        operators: single characters that a tokenizer should hold as single pieces. They stand for no byte of the
+            original text, except after the last of them, which says that the next character stands for itself.
+        words: characters of which a run is looked at as one; a text may be cut anywhere else.
+        touched: characters that are not always left as they are.
+    """
+
+    operators: tuple[str, ...]
+    words: frozenset[str]
+    touched: frozenset[str]
+
+    def edges(self, character: str) -> tuple[frozenset[str], str]:
+        """What the transformed text can begin with when the text begins with `character`, and what it ends with when
+        the text ends with it."""
 
     def encode(self, text: str) -> str:
         """The text that is tokenised."""
@@ -24,7 +38,17 @@ class Transform(Protocol):
 class CaseOps:
     """Capitals as operators before lower-case letters (PR #1729); see pgolf.data.caseops."""
 
-    operators = caseops.OPERATORS
+    operators: tuple[str, ...] = caseops.OPERATORS
+    words = frozenset(string.ascii_letters)
+    touched = words | frozenset(operators)
+
+    def edges(self, character: str) -> tuple[frozenset[str], str]:
+        """A capital becomes an operator and a lower-case letter; an operator is escaped."""
+        if character in self.operators:
+            return frozenset(caseops.ESC), character
+        if character in string.ascii_uppercase:
+            return frozenset(caseops.TITLE + caseops.ALLCAPS), character.lower()
+        return frozenset(character), character
 
     def encode(self, text: str) -> str:
         """The text with operators for capitals."""
