@@ -74,7 +74,7 @@ def scan(front_end: FrontEnd, place: ShardPlace) -> ShardScan:
     starts = np.flatnonzero(values == BOS_ID)
     if not len(starts):
         return ShardScan(np.array(values), int(sizes.sum(dtype=np.int64)), [], *_nothing(), None, 0)
-    sums = np.add.reduceat(sizes, starts, dtype=np.int64)
+    sums = _sums(sizes, starts)
     return ShardScan(
         head=np.array(values[: starts[0]]),
         head_bytes=int(sizes[: starts[0]].sum(dtype=np.int64)),
@@ -107,7 +107,8 @@ def charged_bytes(
     operators = caseops_ids(front_end)
     table = np.array([len(piece) for piece in front_end.tokenizer.piece_bytes], np.uint16)
     table[operators] = 0
-    np.take(table, values, out=sizes)
+    for start in range(0, len(values), CHUNK_TOKENS):  # Indexing takes eight bytes a token.
+        sizes[start : start + CHUNK_TOKENS] = table[values[start : start + CHUNK_TOKENS]]
     literal = 0 if escaped else -1  # The last token that is escaped.
     if escaped and int(values[0]) in operators:
         sizes[0] = len(ESC.encode())
@@ -117,6 +118,17 @@ def charged_bytes(
             if literal < len(values) and int(values[literal]) in operators:
                 sizes[literal] = len(ESC.encode())
     return sizes
+
+
+def _sums(sizes: npt.NDArray[np.uint16], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Sums from each start to the next, the last to the end; in parts, because adding widens to eight bytes a token."""
+    cuts = np.unique(np.searchsorted(starts, np.arange(int(starts[0]), len(sizes), CHUNK_TOKENS)))
+    ends = np.append(starts, len(sizes))
+    parts = [
+        np.add.reduceat(sizes[ends[first] : ends[last]], starts[first:last] - starts[first], dtype=np.int64)
+        for first, last in pairwise([*cuts[cuts < len(starts)].tolist(), len(starts)])
+    ]
+    return np.concatenate(parts)
 
 
 def _places(front_end: FrontEnd, files: list[Path]) -> Iterator[ShardPlace]:
