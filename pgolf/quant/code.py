@@ -7,13 +7,17 @@ size on disk is the code size.
 """
 
 import ast
+import inspect
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pgolf
 from pgolf.errors import UserError
 from pgolf.files import atomic_open
+from pgolf.quant import rans
+from pgolf.quant.coders import CODERS
 
 ENTRIES = ("pgolf.model", "pgolf.quant.container", "pgolf.score", "pgolf.ttt")
 """What loads and scores by default; a package stands for all its modules, for any may be named."""
@@ -60,6 +64,31 @@ def artifact_bytes(weight_path: Path, code_path: Path, limit_bytes: int) -> dict
         "margin_bytes": limit_bytes - total_bytes,
         "fits": total_bytes <= limit_bytes,
     }
+
+
+def decoder_bytes(coder: str) -> int:
+    """What a coder adds to the code: the source of all that its decoding needs, stripped and compressed, in bytes.
+
+    Libraries and programs that must be installed anyway are not in it; names stay as long as they are.
+    """
+    decode = CODERS[coder].decode
+    functions = [decode, *_called(decode)]
+    source = "\n".join(inspect.getsource(function) for function in functions)
+    if CODERS[coder].matrices:
+        source += "\n" + inspect.getsource(rans)
+    return len(zlib.compress(strip_source(source).encode(), 9))
+
+
+def _called(function: Callable[..., object]) -> list[Callable[..., object]]:
+    """The functions of its module that a function calls, directly or not, in order of first use."""
+    module, found, waiting = inspect.getmodule(function), dict[str, Callable[..., object]](), [function]
+    while waiting:
+        for name in waiting.pop().__code__.co_names:
+            value = getattr(module, name, None)
+            if inspect.isfunction(value) and value.__module__ == function.__module__ and name not in found:
+                found[name] = value
+                waiting.append(value)
+    return list(found.values())
 
 
 def reachable_modules(root: Path, entries: Sequence[str]) -> dict[str, Path]:

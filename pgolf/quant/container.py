@@ -1,47 +1,19 @@
-r"""The artifact file: flat, binary, no pickle; read with numpy, torch and one coder library.
+"""The artifact file: flat, binary, no pickle; read with numpy, torch and the library of the coder, if it has one.
 
-All integers are little-endian.
-
-    offset  bytes  meaning
-    0       8      magic b"PGOLF\r\n\x1a"
-    8       2      format version, unsigned (now 1)
-    10      4      L, the length of the header in bytes, unsigned
-    14      4      CRC-32 of bytes 8 to 13 followed by the header, unsigned
-    18      L      header: zlib level 9 of UTF-8 JSON
-    18+L    ...    the coded streams, one after another in the order of the header;
-                   nothing after the last
-
-The header is an object with the keys
-    coder      name in pgolf.quant.coders.CODERS; every stream went through it
-    metadata   the writer's own object (model configuration, step, seed, ...)
-    schemes    list of [decoder, label]; decoder is a key of pgolf.quant.encoded.DECODERS
-    streams    list of {name, dtype, stride, raw, coded, crc32, sha256}: raw and coded are lengths
-               in bytes; crc32 is of the coded bytes; sha256 (the first 32 hexadecimal digits) of
-               the raw bytes; stride is that of the byte shuffle done before the coder (1: none);
-               dtype is numpy's name of the elements
-    tensors    list of {name, role, dtype, shape, scheme, parts} in the order of the state dict:
-               dtype is torch's name of the tensor a reader gets; scheme an index into schemes;
-               parts maps a part's name to [stream, shape], stream an index into streams
-
-The parts of a stream lie one after another in the order of the tensors. A part is stored in C
-order, except that int8 parts of two axes are stored column by column: the values of one input share
-their spread, so neighbours are alike.
-
-Symbols of tensors whose names differ only in the block number share a stream; scales, and tensors
-stored plainly, share one per role. So the coder sees enough data and the bytes of a role are known
-exactly.
+The format is described in docs/artifact.md. Reading trusts nothing: whatever the bytes are, the result is the tensors
+or a UserError, and memory stays within what the sizes in the header allow (`pgolf.quant.header`).
 """
 
-import json
 import math
 import os
 import re
-import struct
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,12 +21,12 @@ from torch import Tensor
 
 from pgolf.errors import UserError
 from pgolf.files import atomic_open, sha256_bytes
+from pgolf.quant import rans
 from pgolf.quant.coders import CODERS, shuffle_bytes, unshuffle_bytes
 from pgolf.quant.encoded import Encoded, decode
+from pgolf.quant.header import MAGIC, PRELUDE, VERSION, Header, Row, Stream, pack, parse
 
-MAGIC = b"PGOLF\r\n\x1a"
-VERSION = 1
-PRELUDE = struct.Struct("<8sHII")
+RowOrder = Literal["stored", "similarity"]
 
 
 @dataclass(frozen=True)
@@ -74,38 +46,114 @@ def write(
     *,
     coder: str,
     byte_shuffle: bool = True,
+    row_order: RowOrder = "stored",
 ) -> dict[str, Any]:
-    """Write the artifact atomically; returns {header_bytes, total_bytes, streams}.
-
-    `metadata` must be JSON. The streams are coded in parallel threads; the bytes do not depend on
-    their number.
-    """
-    names, parts = _lay_out(tensors)
-    raw_streams = [b"".join(_part_bytes(array) for array in arrays) for arrays in parts]
-    dtypes = [arrays[0].dtype for arrays in parts]
-    strides = [dtype.itemsize if byte_shuffle else 1 for dtype in dtypes]
-    shuffled = [shuffle_bytes(raw, stride) for raw, stride in zip(raw_streams, strides, strict=True)]
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        coded_streams = list(pool.map(CODERS[coder].encode, shuffled))
-    streams = [
-        {
-            "name": name,
-            "dtype": dtype.name,
-            "stride": stride,
-            "raw": len(raw),
-            "coded": len(coded),
-            "crc32": zlib.crc32(coded),
-            "sha256": sha256_bytes(raw)[:32],
-        }
-        for name, dtype, stride, raw, coded in zip(names, dtypes, strides, raw_streams, coded_streams, strict=True)
-    ]
-    header = _header_bytes(tensors, metadata, coder, streams, names)
+    """Write the artifact atomically; returns {header_bytes, total_bytes, streams}. See `build` for the arguments."""
+    header, coded = build(tensors, metadata, coder=coder, byte_shuffle=byte_shuffle, row_order=row_order)
+    head = pack(header)
     with atomic_open(path) as file:
-        file.write(header)
-        for coded in coded_streams:
-            file.write(coded)
-    total = len(header) + sum(map(len, coded_streams))
-    return {"header_bytes": len(header), "total_bytes": total, "streams": streams}
+        file.write(head)
+        for one in coded:
+            file.write(one)
+    total = len(head) + sum(map(len, coded))
+    return {
+        "header_bytes": len(head),
+        "total_bytes": total,
+        "streams": [asdict(stream) for stream in header.streams],
+    }
+
+
+def build(
+    tensors: list[StoredTensor],
+    metadata: dict[str, Any],
+    *,
+    coder: str,
+    byte_shuffle: bool = True,
+    row_order: RowOrder = "stored",
+) -> tuple[Header, list[bytes]]:
+    """The header and the coded streams.
+
+    `metadata` must be JSON. `row_order` similarity: rows of symbols are sorted so that like rows are neighbours, and
+    their places stored. The streams are coded in parallel threads; the bytes do not depend on their number.
+    """
+    if row_order == "similarity":
+        tensors = [_sorted(tensor) for tensor in tensors]
+    streams: dict[str, list[tuple[StoredTensor, str]]] = {}
+    for tensor in tensors:
+        for part in tensor.encoded.parts:
+            streams.setdefault(stream_name(tensor, part), []).append((tensor, part))
+    arrays = [[tensor.encoded.parts[part] for tensor, part in members] for members in streams.values()]
+    raw = [b"".join(_part_bytes(array) for array in one) for one in arrays]
+    matrices = [CODERS[coder].matrices and _are_matrices(one, name) for name, one in zip(streams, arrays, strict=True)]
+    strides = [one[0].dtype.itemsize if byte_shuffle else 1 for one in arrays]
+    plain = [shuffle_bytes(one, stride) for one, stride in zip(raw, strides, strict=True)]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        coding = [
+            None if is_rans else pool.submit(CODERS[coder].encode, one)
+            for one, is_rans in zip(plain, matrices, strict=True)
+        ]
+        payloads = iter(
+            _encode_matrices([one for one, is_rans in zip(streams.values(), matrices, strict=True) if is_rans])
+        )
+        coded = [next(payloads) if future is None else future.result() for future in coding]
+    described = [
+        Stream(
+            name,
+            one[0].dtype.name,
+            stride,
+            "rans" if is_rans else "bytes",
+            len(bytes_),
+            len(result),
+            zlib.crc32(result),
+            sha256_bytes(bytes_)[:32],
+        )
+        for name, one, stride, is_rans, bytes_, result in zip(
+            streams, arrays, strides, matrices, raw, coded, strict=True
+        )
+    ]
+    return _header(tensors, metadata, coder, described), coded
+
+
+def _are_matrices(arrays: Sequence[np.ndarray], name: str) -> bool:
+    """Whether all parts of a stream are symbols that the matrix coder takes."""
+    symbols = name.split("/")[1] == "symbols"
+    return symbols and all(array.dtype == np.int8 and array.ndim == 2 and array.size for array in arrays)
+
+
+def _encode_matrices(streams: list[list[tuple[StoredTensor, str]]]) -> list[bytes]:
+    # imported by name, so that the code that loads an artifact does not count the encoder
+    encoder = import_module("pgolf.quant.rans_encoder")
+
+    def matrix(tensor: StoredTensor, part: str) -> Any:
+        parts = tensor.encoded.parts
+        return encoder.Matrix(parts[part], int(parts.get("trellis_segment", 0)))
+
+    return encoder.encode([[matrix(tensor, part) for tensor, part in members] for members in streams])
+
+
+def _sorted(tensor: StoredTensor) -> StoredTensor:
+    """The tensor with the rows of its symbols in order of similarity, and the order as a part."""
+    parts = tensor.encoded.parts
+    symbols = parts.get("symbols")
+    if symbols is None or symbols.ndim != 2 or symbols.dtype != np.int8 or "trellis_segment" in parts:
+        return tensor
+    order = import_module("pgolf.quant.ordering").similarity_order(symbols)
+    narrow = order.astype(np.uint16) if len(order) <= 1 << 16 else order
+    return replace(
+        tensor, encoded=replace(tensor.encoded, parts=parts | {"symbols": symbols[order], "row_order": narrow})
+    )
+
+
+def _unsorted(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The parts with their rows in the tensor's order; ValueError when the stored order is none."""
+    if "row_order" not in parts:
+        return parts
+    order, symbols = parts["row_order"].astype(np.int64), parts["symbols"]
+    if not np.array_equal(np.sort(order), np.arange(len(symbols))):
+        raise ValueError("the order of the rows is not one")
+    restored = np.empty_like(symbols)
+    restored[order] = symbols
+    return {name: part for name, part in parts.items() if name != "row_order"} | {"symbols": restored}
 
 
 def stream_name(tensor: StoredTensor, part: str) -> str:
@@ -116,64 +164,34 @@ def stream_name(tensor: StoredTensor, part: str) -> str:
     return f"{tensor.role}/symbols/{re.sub(r'[0-9]+', '*', tensor.name)}"
 
 
-def _lay_out(tensors: list[StoredTensor]) -> tuple[list[str], list[list[np.ndarray]]]:
-    """Stream names in order of first use, and the arrays of each."""
-    streams: dict[str, list[np.ndarray]] = {}
-    for tensor in tensors:
-        for part, array in tensor.encoded.parts.items():
-            streams.setdefault(stream_name(tensor, part), []).append(array)
-    return list(streams), list(streams.values())
-
-
-def _column_major(dtype: np.dtype, shape: tuple[int, ...]) -> bool:
-    return dtype == np.int8 and len(shape) == 2
+def _column_major(dtype: str, shape: tuple[int, ...]) -> bool:
+    return dtype == "int8" and len(shape) == 2
 
 
 def _part_bytes(array: np.ndarray) -> bytes:
-    ordered = array.T if _column_major(array.dtype, array.shape) else array
+    ordered = array.T if _column_major(array.dtype.name, array.shape) else array
     return ordered.astype(array.dtype.newbyteorder("<")).tobytes()
 
 
-def _header_bytes(
-    tensors: list[StoredTensor],
-    metadata: dict[str, Any],
-    coder: str,
-    streams: list[dict[str, Any]],
-    names: list[str],
-) -> bytes:
-    """Prelude and header."""
-    stream_index = {name: index for index, name in enumerate(names)}
+def _header(tensors: list[StoredTensor], metadata: dict[str, Any], coder: str, streams: list[Stream]) -> Header:
+    index = {stream.name: at for at, stream in enumerate(streams)}
     schemes = list(dict.fromkeys((t.encoded.decoder, t.encoded.scheme) for t in tensors))
     rows = [
-        {
-            "name": tensor.name,
-            "role": tensor.role,
-            "dtype": tensor.dtype,
-            "shape": tensor.encoded.shape,
-            "scheme": schemes.index((tensor.encoded.decoder, tensor.encoded.scheme)),
-            "parts": {
-                part: [stream_index[stream_name(tensor, part)], array.shape]
-                for part, array in tensor.encoded.parts.items()
-            },
-        }
+        Row(
+            tensor.name,
+            tensor.role,
+            tensor.dtype,
+            tensor.encoded.shape,
+            schemes.index((tensor.encoded.decoder, tensor.encoded.scheme)),
+            {part: (index[stream_name(tensor, part)], array.shape) for part, array in tensor.encoded.parts.items()},
+        )
         for tensor in tensors
     ]
-    header = {
-        "coder": coder,
-        "metadata": metadata,
-        "schemes": schemes,
-        "streams": streams,
-        "tensors": rows,
-    }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
-    packed = zlib.compress(text.encode(), 9)
-    fields = struct.pack("<HI", VERSION, len(packed))
-    checksum = zlib.crc32(packed, zlib.crc32(fields))
-    return PRELUDE.pack(MAGIC, VERSION, len(packed), checksum) + packed
+    return Header(coder, metadata, schemes, streams, rows)
 
 
-def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header object and the offset of the first stream; UserError when the file is damaged."""
+def read_header(path: Path) -> tuple[Header, int]:
+    """The header and the offset of the first stream; UserError when the file is damaged."""
     try:
         with open(path, "rb") as file:
             prelude = file.read(PRELUDE.size)
@@ -193,70 +211,98 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
             f"{path} has format version {version}, this pgolf reads version {VERSION}; use the pgolf that wrote it."
         )
     try:
-        return json.loads(zlib.decompress(packed)), PRELUDE.size + length
-    except (zlib.error, ValueError) as error:
-        raise _damaged(path, f"the header does not decode ({error})") from error
+        header = parse(packed)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    if header.coder not in CODERS:
+        raise _damaged(path, f"the coder {header.coder[:40]!r} is unknown")
+    return header, PRELUDE.size + length
 
 
 def _damaged(path: Path, what: str) -> UserError:
     return UserError(f"{path} is damaged: {what}. Copy it again or write it again from the checkpoint.")
 
 
-def _read_streams(path: Path, header: dict[str, Any], offset: int) -> list[np.ndarray]:
+def _read_streams(path: Path, header: Header, offset: int) -> list[np.ndarray]:
     """The raw streams as flat arrays of their dtype, each checked before and after decoding."""
-    expected = offset + sum(stream["coded"] for stream in header["streams"])
-    data = path.read_bytes()
-    if len(data) != expected:
-        raise _damaged(path, f"it has {len(data)} bytes instead of {expected}")
+    expected, size = offset + sum(stream.coded for stream in header.streams), path.stat().st_size
+    if size != expected:
+        raise ValueError(f"it has {size} bytes instead of {expected}")
+    coded = []
+    with open(path, "rb") as file:
+        file.seek(offset)
+        for stream in header.streams:
+            coded.append(file.read(stream.coded))
+            if zlib.crc32(coded[-1]) != stream.crc32:
+                raise ValueError(f"the checksum of stream {stream.name} is wrong")
+    decoded = _decode_matrices(header, coded)
+    for index, stream in enumerate(header.streams):
+        if index not in decoded:
+            try:
+                plain = CODERS[header.coder].decode(coded[index], stream.raw)
+            except ValueError as error:
+                raise ValueError(f"stream {stream.name} does not decode ({error})") from error
+            decoded[index] = unshuffle_bytes(plain, stream.stride)
     arrays = []
-    for stream in header["streams"]:
-        coded = data[offset : offset + stream["coded"]]
-        offset += stream["coded"]
-        if zlib.crc32(coded) != stream["crc32"]:
-            raise _damaged(path, f"the checksum of stream {stream['name']} is wrong")
-        try:
-            raw = unshuffle_bytes(CODERS[header["coder"]].decode(coded), stream["stride"])
-        except ValueError as error:
-            raise _damaged(path, f"stream {stream['name']} does not decode ({error})") from error
-        if sha256_bytes(raw)[:32] != stream["sha256"]:
-            raise _damaged(path, f"stream {stream['name']} decodes to other values")
-        dtype = np.dtype(stream["dtype"])
+    for index, stream in enumerate(header.streams):
+        raw = decoded[index]
+        if sha256_bytes(raw)[:32] != stream.sha256:
+            raise ValueError(f"stream {stream.name} decodes to other values")
+        dtype = np.dtype(stream.dtype)
         arrays.append(np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype))
     return arrays
 
 
-def read(path: Path) -> tuple[list[StoredTensor], dict[str, Any]]:
-    """Stored tensors (symbols and side information) and metadata; UserError when damaged."""
+def _decode_matrices(header: Header, coded: list[bytes]) -> dict[int, bytes]:
+    """The raw bytes of the streams of matrices, by index."""
+    indices = [index for index, stream in enumerate(header.streams) if stream.coding == "rans"]
+    shapes = [header.parts_of_stream(index) for index in indices]
+    matrices = [[(one[0], one[1]) for one in stream if len(one) == 2 and 0 not in one] for stream in shapes]
+    if any(header.streams[index].dtype != "int8" for index in indices) or any(
+        len(kept) != len(stream) or not kept for kept, stream in zip(matrices, shapes, strict=True)
+    ):
+        raise ValueError("a stream of matrices holds something else")
+    try:
+        decoded = rans.decode([coded[index] for index in indices], matrices)
+    except ValueError as error:
+        raise ValueError(f"the streams of matrices do not decode ({error})") from error
+    return {
+        index: b"".join(matrix.T.tobytes() for matrix in stream) for index, stream in zip(indices, decoded, strict=True)
+    }
+
+
+def read(path: Path, *, as_stored: bool = False) -> tuple[list[StoredTensor], dict[str, Any]]:
+    """Stored tensors (symbols and side information) and metadata; UserError when damaged.
+
+    `as_stored`: rows that were sorted stay so, and their order is among the parts.
+    """
     path = Path(path)
     header, offset = read_header(path)
     try:
-        streams = _read_streams(path, header, offset)
-        return _take_parts(header, streams), header["metadata"]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise _damaged(path, f"the header contradicts itself ({error!r})") from error
+        return _take_parts(header, _read_streams(path, header, offset), as_stored), header.metadata
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
 
 
-def _take_parts(header: dict[str, Any], streams: list[np.ndarray]) -> list[StoredTensor]:
-    """Cut the streams into parts, in order; ValueError when they do not add up."""
+def _take_parts(header: Header, streams: list[np.ndarray], as_stored: bool) -> list[StoredTensor]:
+    """Cut the streams into parts, in order; the header was checked, so they add up."""
     positions = [0] * len(streams)
     tensors = []
-    for row in header["tensors"]:
+    for row in header.tensors:
         parts = {}
-        for part, (index, size) in row["parts"].items():
-            shape, start = tuple(size), positions[index]
+        for part, (index, shape) in row.parts.items():
+            start = positions[index]
             positions[index] = start + math.prod(shape)
             values = streams[index][start : positions[index]]
-            if _column_major(values.dtype, shape):
+            if _column_major(values.dtype.name, shape):
                 parts[part] = np.ascontiguousarray(values.reshape(shape[::-1]).T)
             else:
                 parts[part] = values.reshape(shape)
-        decoder, label = header["schemes"][row["scheme"]]
-        encoded = Encoded(decoder, label, tuple(row["shape"]), parts)
-        tensors.append(StoredTensor(row["name"], row["role"], row["dtype"], encoded))
-    if positions != [len(stream) for stream in streams]:
-        raise ValueError("the tensors do not fill the streams")
+        decoder, label = header.schemes[row.scheme]
+        encoded = Encoded(decoder, label, row.shape, parts if as_stored else _unsorted(parts))
+        tensors.append(StoredTensor(row.name, row.role, row.dtype, encoded))
     return tensors
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pgolf.quant.rans import TRELLIS
+
 Parts = dict[str, np.ndarray]
 Shape = tuple[int, ...]
 
@@ -34,8 +36,16 @@ def unpack_base3(packed: np.ndarray, count: int) -> np.ndarray:
 
 
 def unpack_bits(packed: np.ndarray, count: int) -> np.ndarray:
-    """`count` bits from bytes, the least significant bit first; uint8 [count]."""
+    """`count` bits from bytes, the least significant bit first; uint8 [count]. ValueError when there are fewer."""
+    _require(8 * len(packed) >= count, "bits are missing")
     return np.unpackbits(packed, count=count, bitorder="little")
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    """Raise ValueError where parts do not fit. Asked before memory is taken: the parts may come from a hostile file,
+    and broadcasting would make much of little."""
+    if not condition:
+        raise ValueError(otherwise)
 
 
 def trellis_codebooks(symbols: np.ndarray, segment: int) -> np.ndarray:
@@ -57,11 +67,6 @@ def trellis_codebooks(symbols: np.ndarray, segment: int) -> np.ndarray:
     return codebooks
 
 
-TRELLIS = np.array([[0, 1], [2, 3], [5, 4], [7, 6], [1, 0], [3, 2], [4, 5], [6, 7]], np.uint8)
-"""Next state by state and parity. The eight-state code of Ungerboeck, as in JPEG 2000 Part 2: a state's lowest bit
-chooses the codebook (multiples of the step, or those moved by half of one), the parity the subset in it."""
-
-
 def _decode_rows(parts: Parts, shape: Shape) -> Tensor:
     """Symbols times the step of their row, float32.
 
@@ -73,13 +78,17 @@ def _decode_rows(parts: Parts, shape: Shape) -> Tensor:
     """
     symbols = torch.from_numpy(parts["symbols"]).float()
     scales = torch.from_numpy(parts["scales"]).float()
+    _require(scales.ndim == 0 or (symbols.ndim == 2 and scales.shape == symbols.shape[:1]), "scales and rows differ")
     values = symbols * (scales if scales.ndim == 0 else scales[:, None])
     if "group_starts" in parts:
         size, group_scales = int(parts["group_size"]), torch.from_numpy(parts["group_scales"]).float()
+        _require(group_scales.shape == symbols.shape[:1], "scales of groups and rows differ")
         for start in parts["group_starts"].tolist():
             columns = slice(start, start + size)
             values[:, columns] = symbols[:, columns] * group_scales[:, None]
     if "factor_a" in parts:
+        ends = (*parts["factor_a"].shape[:1], *parts["factor_b"].shape[1:])
+        _require(ends == tuple(symbols.shape), "the factors have another shape")
         values = values + low_rank(parts)
     return values
 
@@ -88,6 +97,7 @@ def low_rank(parts: Parts) -> Tensor:
     """The low-rank correction of a tensor from its parts, float32 [rows, cols]."""
     factor_a, factor_b = (torch.from_numpy(parts[name]).float() for name in ("factor_a", "factor_b"))
     scales_a, scales_b = (torch.from_numpy(parts[name]).float() for name in ("scales_a", "scales_b"))
+    _require(scales_a.ndim == 0 or scales_a.shape == factor_a.shape[:1], "scales and rows of a factor differ")
     left = factor_a * (scales_a if scales_a.ndim == 0 else scales_a[:, None])
     right = (factor_b.reshape(len(scales_b), -1) * scales_b[:, None]).reshape(factor_b.shape)
     return left @ right
@@ -116,17 +126,21 @@ def _decode_groups(parts: Parts, shape: Shape) -> Tensor:
     uint8 (`unpack_base3`), or `signs` uint8 of one bit each, 1 for positive, where `mask`, of one bit each, if there
     is one, tells which elements are not zero and have a sign.
     """
-    count = math.prod(shape)
+    count, size, scales = math.prod(shape), int(parts["group_size"]), torch.from_numpy(parts["scales"]).float()
+    _require(size >= 1 and scales.shape == (-(-count // size),), "scales and groups differ")
     if "symbols" in parts:
         symbols = parts["symbols"].reshape(-1)
     elif "base3" in parts:
         symbols = unpack_base3(parts["base3"], count)
     else:
-        mask = unpack_bits(parts["mask"], count).astype(bool) if "mask" in parts else np.ones(count, bool)
+        bits = parts.get("mask", parts["signs"])
+        mask = unpack_bits(bits, count).astype(bool)
+        mask = mask if "mask" in parts else np.ones(count, bool)
         symbols = np.zeros(count, np.int8)
         symbols[mask] = 2 * unpack_bits(parts["signs"], int(mask.sum())).astype(np.int8) - 1
-    scales = torch.from_numpy(parts["scales"]).float().repeat_interleave(int(parts["group_size"]))
-    return (torch.from_numpy(symbols).float() * scales[:count]).reshape(shape)
+    spread = scales.repeat_interleave(min(size, count))[:count]
+    _require(len(symbols) == count, "symbols are missing")
+    return (torch.from_numpy(symbols).float() * spread).reshape(shape)
 
 
 def _decode_steps(parts: Parts, shape: Shape) -> Tensor:
@@ -135,12 +149,15 @@ def _decode_steps(parts: Parts, shape: Shape) -> Tensor:
     Parts: `symbols` int8 [rows, cols]; `steps` int16 [rows] or [1], a step is 2^(value / 16); with `trellis_segment`
     [], the symbols are those of a trellis (`trellis_codebooks`): value = (symbol + codebook / 2 - 1 / 4) * step.
     """
-    symbols = parts["symbols"]
+    symbols, steps = parts["symbols"], parts["steps"]
+    _require(symbols.ndim == 2 and steps.shape in ((1,), symbols.shape[:1]), "steps and rows differ")
     values = torch.from_numpy(symbols).float()
     if "trellis_segment" in parts:
-        codebooks = trellis_codebooks(symbols, int(parts["trellis_segment"]))
+        segment = int(parts["trellis_segment"])
+        _require(segment >= 1, "a segment of the trellis has no rows")
+        codebooks = trellis_codebooks(symbols, segment)
         values = values + (0.5 * torch.from_numpy(codebooks).float() - 0.25)
-    return values * grid_steps(torch.from_numpy(parts["steps"]))[:, None]
+    return values * grid_steps(torch.from_numpy(steps))[:, None]
 
 
 def grid_steps(exponents: Tensor) -> Tensor:
@@ -169,7 +186,7 @@ def decode(encoded: Encoded) -> Tensor:
         raise ValueError(f"unknown decoder {encoded.decoder!r}; this version knows {', '.join(DECODERS)}.")
     try:
         tensor = DECODERS[encoded.decoder](encoded.parts, encoded.shape)
-    except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"the parts of the tensor do not fit together ({error}).") from error
     if tuple(tensor.shape) != encoded.shape:
         raise ValueError(f"decoded shape {tuple(tensor.shape)} is not {encoded.shape}.")
