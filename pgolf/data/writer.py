@@ -65,7 +65,7 @@ class SplitWriter:
         for position, (document, tokens) in enumerate(zip(documents, encoded.lengths, strict=True), first):
             if tokens:
                 self._end += int(tokens) + 1
-                self._pending.append((position, self._end, document, int(tokens)))
+                self._pending.append((position, self._end, document._replace(text=""), int(tokens)))  # texts would add up
             else:
                 self._empty.append(position)
         starts = np.cumsum(lengths) - lengths

@@ -76,3 +76,9 @@ def test_the_directory_has_name_group_digest_and_seed(conf: Path) -> None:
     assert [job.directory.parent for job in swept] == [Path.cwd() / "multirun"] * 2
     assert swept[0].directory.name == expected and swept[1].directory.name.startswith("default-")
     assert run_name({**copy.deepcopy(single.config), "name": "a/b c"}).startswith("a-b-c-")
+
+
+def test_the_number_of_workers_of_a_preparation_changes_no_digest() -> None:
+    one, other = ({"data": {"name": "x", "workers": count}, "model": {"workers": 1}} for count in (None, 8))
+    assert digest(one) == digest(other)
+    assert digest(one) != digest({**one, "model": {"workers": 2}})
