@@ -65,7 +65,8 @@ class SplitWriter:
         for position, (document, tokens) in enumerate(zip(documents, encoded.lengths, strict=True), first):
             if tokens:
                 self._end += int(tokens) + 1
-                self._pending.append((position, self._end, document._replace(text=""), int(tokens)))  # texts would add up
+                without_text = document._replace(text="")  # The texts of a whole shard would fill the memory.
+                self._pending.append((position, self._end, without_text, int(tokens)))
             else:
                 self._empty.append(position)
         starts = np.cumsum(lengths) - lengths
