@@ -75,8 +75,9 @@ class Inspector:
     def table(self) -> ByteTable | None:
         """The table of bytes per id; None where it does not apply."""
         tokenizer = self.front_end.tokenizer
-        of_model = isinstance(tokenizer, Tokenizer) and self.front_end.transform is None
-        return ByteTable.of(tokenizer) if of_model else None  # type: ignore[arg-type]
+        if isinstance(tokenizer, Tokenizer) and self.front_end.transform is None:
+            return ByteTable.of(tokenizer)
+        return None
 
     @cached_property
     def operator_ids(self) -> np.ndarray:
