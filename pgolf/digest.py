@@ -24,7 +24,7 @@ BOOKKEEPING = frozenset(
         "experiment",
     }
 )
-DATA_BOOKKEEPING = frozenset({"workers"})
+DATA_BOOKKEEPING = frozenset({"workers", "connections"})
 SHORT = 8  # digits in the name of a directory
 
 

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     """Run the verb; gives the exit status."""
     made = parser("data", DESCRIPTION, "prepare|verify|stats|train-tokenizer|download [DIR] [key=value ...]")
     made.add_argument("--train-shards", type=int, metavar="N", help="download: the same as data.train_shards=N")
-    options = made.parse_args(arguments)
+    options = made.parse_intermixed_args(arguments)  # --train-shards may stand among the words
     action = options.words[0] if options.words else None
     if action not in ACTIONS:
         raise UserError(f"pgolf data needs one of {', '.join(ACTIONS)}; `pgolf data --help` says what they do.")
