@@ -194,7 +194,11 @@ def _compress(shop: Workshop) -> dict[str, Any]:
 
 def _calibrate(shop: Workshop, model: GPT, names: list[str]) -> dict[str, Calibration]:
     """Hessians of the named weights over shuffled training sequences (spec of PR 1394: dense rows, plan of the end of
-    training)."""
+    training).
+
+    An embedding that is only looked up multiplies nothing: an error is as bad in any of its columns, which is what the
+    identity says.
+    """
     train = shop.recipe.train
     whole_rows = train.micro_batch_tokens // train.sequence_tokens * train.sequence_tokens
     loader = ShuffledSequenceLoader(shop.dataset.train_files, 1, 0, BatchShape(whole_rows, train.sequence_tokens))
@@ -206,7 +210,11 @@ def _calibrate(shop: Workshop, model: GPT, names: list[str]) -> dict[str, Calibr
 
     sites = model.calibration_sites()
     batches = [one_batch] * shop.recipe.quant.calibration_batches
-    return collect_hessians({name: sites[name] for name in names}, batches, shop.console)
+    looked_up = [name for name in names if name not in sites]
+    identities = {name: Calibration(torch.eye(model.get_parameter(name).shape[1])) for name in looked_up}
+    if len(looked_up) == len(names):
+        return identities
+    return identities | collect_hessians({name: sites[name] for name in names if name in sites}, batches, shop.console)
 
 
 def _load(shop: Workshop) -> tuple[GPT, float]:

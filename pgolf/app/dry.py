@@ -72,19 +72,20 @@ def _build_model(config: dict[str, Any], parts: dict[str, Any]) -> None:
 
 
 def _check_calibration(model: Any, quant: Any) -> None:
-    """Whether every tensor whose scheme wants a Hessian has inputs to gather one from; else training would be in
-    vain."""
+    """Whether every tensor whose scheme wants a Hessian has inputs to gather one from, or is a table that is looked up;
+    else training would be in vain."""
     from pgolf.model.roles import parameter_roles
     from pgolf.quant.compress import Compressor
 
     if not isinstance(quant, Compressor):
         return
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes, roles = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, parameter_roles(model)
     try:
-        names = quant.hessian_names(shapes, parameter_roles(model))
+        names = quant.hessian_names(shapes, roles)
     except UserError as error:
         raise BuildError("quant", str(error)) from error
-    if lacking := sorted(set(names) - set(model.calibration_sites())):
+    sites = model.calibration_sites()
+    if lacking := [name for name in names if name not in sites and roles[name] != "embedding"]:
         raise BuildError(
             "quant",
             f"tensor {lacking[0]} multiplies nothing, so its scheme has no Hessian: choose one for "
