@@ -86,7 +86,7 @@ def _lzma_encode(data: bytes) -> bytes:
 
 
 def _lzma_decode(data: bytes, size: int) -> bytes:
-    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LZMA_MEMORY)
     try:
         result = decompressor.decompress(data, max_length=size + 1)
     except (lzma.LZMAError, EOFError) as error:
@@ -121,6 +121,9 @@ def _whole(coder: str, result: bytes, size: int, ended: bool) -> bytes:
         raise ValueError(f"{coder}: the bytes are cut off, or are not those of {size} bytes")
     return result
 
+
+LZMA_MEMORY = 1 << 27
+"""Bytes a reader lends to lzma, whose dictionary may be as large as the file says."""
 
 LZMA_RAW = [
     {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 24}

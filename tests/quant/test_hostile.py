@@ -1,0 +1,236 @@
+"""Files made to do harm under right checksums: tensors or a UserError, in bounded memory, every time."""
+
+import json
+import lzma
+import struct
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import brotli
+import numpy as np
+import pytest
+import torch
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pgolf.errors import UserError
+from pgolf.files import sha256_bytes
+from pgolf.quant import container, header
+from pgolf.quant.container import StoredTensor
+from pgolf.quant.encoded import DECODERS, Encoded, decode
+from pgolf.quant.header import MAGIC, PRELUDE
+from pgolf.quant.hessian import Calibration
+from pgolf.quant.schemes import Binary, Gptq, Half, Int8Rows, Lqer, Ternary
+
+BOUND = 1 << 26
+"""Bytes that reading a file of some kilobytes may take; the interpreter and hypothesis included."""
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=6,
+)
+LIKELY = st.sampled_from(
+    [0, 1, 2, 3, 8, 70, 2**31, 2**40, 2**63, -1, "rows", "groups", "steps", "plain", "int8", "bool", "rans", []]
+)
+
+
+def example() -> list[StoredTensor]:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(12, 70, generator=generator)
+    gptq = Gptq(bits=4, clip_sigmas=4.0).quantise(weight, Calibration(torch.eye(70)))
+    encoded = {
+        "a.weight": Int8Rows().quantise(weight),
+        "b.weight": Lqer(rank=1, group_size=0).correct(gptq, weight),
+        "c.weight": Ternary(group_size=16).quantise(weight),
+        "d.weight": Binary(group_size=16).quantise(weight),
+        "gain": Half().quantise(weight[0]),
+    }
+    return [StoredTensor(name, "matrix", "float32", one) for name, one in encoded.items()]
+
+
+def assemble(parsed: Any, streams: bytes) -> bytes:
+    packed = zlib.compress(json.dumps(parsed).encode())
+    fields = struct.pack("<HI", header.VERSION, len(packed))
+    return PRELUDE.pack(MAGIC, header.VERSION, len(packed), zlib.crc32(packed, zlib.crc32(fields))) + packed + streams
+
+
+def parts_of(data: bytes) -> tuple[dict[str, Any], bytes]:
+    length = PRELUDE.unpack_from(data)[2]
+    packed = data[PRELUDE.size : PRELUDE.size + length]
+    return json.loads(zlib.decompress(packed)), data[PRELUDE.size + length :]
+
+
+def load_or_refuse(path: Path) -> None:
+    """Load a file; any error but UserError, and any memory beyond the bound, fails the test."""
+    tracemalloc.start()
+    try:
+        state, _ = container.load(path)
+        assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+    except UserError as error:
+        assert path.name in str(error)
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < BOUND
+
+
+def mutate(data: st.DataObject, node: Any) -> Any:
+    """`node` with one value somewhere in it replaced or removed."""
+    if isinstance(node, (dict, list)) and node and data.draw(st.integers(0, 5)) > 0:
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+        key = data.draw(st.sampled_from(keys))
+        if data.draw(st.integers(0, 9)) == 0:
+            kept = [other for other in keys if other != key]
+            return {k: node[k] for k in kept} if isinstance(node, dict) else [node[k] for k in kept]
+        changed = dict(node) if isinstance(node, dict) else list(node)
+        changed[key] = mutate(data, node[key])
+        return changed
+    return data.draw(LIKELY | JSON)
+
+
+@pytest.mark.parametrize("coder", ["rans", "brotli"])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_headers_that_lie(tmp_path: Path, coder: str, data: st.DataObject) -> None:
+    path = tmp_path / "artifact.pgolf"
+    if not path.exists():
+        container.write(path, example(), {"step": 1}, coder=coder)
+        (tmp_path / "whole").write_bytes(path.read_bytes())
+    parsed, streams = parts_of((tmp_path / "whole").read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        parsed = mutate(data, parsed)
+    path.write_bytes(assemble(parsed, streams))
+    load_or_refuse(path)
+
+
+GROWN = bytes(1 << 27)
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "rans": lambda: b"\x01" + zlib.compress(GROWN, 1)[2:-4],
+    "brotli": lambda: brotli.compress(GROWN, quality=1),
+    "zstd": lambda: zstandard.ZstdCompressor(level=1).compress(GROWN),
+    "lzma": lambda: lzma.compress(GROWN, preset=0),
+    "zlib": lambda: zlib.compress(GROWN, 1),
+}
+
+
+@pytest.mark.parametrize("coder", BOMBS)
+def test_streams_that_grow_are_stopped(tmp_path: Path, coder: str) -> None:
+    """A stream that would become 128 MiB, behind a header that promises 100 bytes or 64 kB."""
+    path = tmp_path / "artifact.pgolf"
+    for elements in (50, 32_000):
+        tensor = StoredTensor("a", "scalar", "float16", Half().quantise(torch.zeros(elements)))
+        container.write(path, [tensor], {}, coder=coder)
+        parsed, _ = parts_of(path.read_bytes())
+        bomb = BOMBS[coder]()
+        parsed["streams"][0] |= {"coded": len(bomb), "crc32": zlib.crc32(bomb)}
+        path.write_bytes(assemble(parsed, bomb))
+        load_or_refuse(path)
+        with pytest.raises(UserError, match="damaged"):
+            container.load(path)
+
+
+def test_a_header_that_grows_is_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "artifact.pgolf"
+    for content in (b" " * (1 << 28), b"[" * (1 << 22)):
+        packed = zlib.compress(content, 9)
+        fields = struct.pack("<HI", header.VERSION, len(packed))
+        checksum = zlib.crc32(packed, zlib.crc32(fields))
+        path.write_bytes(PRELUDE.pack(MAGIC, header.VERSION, len(packed), checksum) + packed)
+        load_or_refuse(path)
+        with pytest.raises(UserError, match="damaged"):
+            container.load(path)
+
+
+def test_values_that_were_exchanged_under_right_checksums_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "artifact.pgolf"
+    tensors = [StoredTensor("a", "matrix", "float32", Int8Rows().quantise(torch.eye(4)))]
+    container.write(path, tensors, {}, coder="none", row_order="similarity")
+    parsed, streams = parts_of(path.read_bytes())
+    (index,) = [at for at, one in enumerate(parsed["streams"]) if one["name"].startswith("matrix/row_order")]
+    offset = sum(one["coded"] for one in parsed["streams"][:index])
+    order = bytes(8)  # row 0 four times
+    plain = streams[:offset] + order + streams[offset + 8 :]
+    parsed["streams"][index] |= {"crc32": zlib.crc32(order), "sha256": sha256_bytes(order)[:32]}
+    path.write_bytes(assemble(parsed, plain))
+    with pytest.raises(UserError, match="order of the rows"):
+        container.load(path)
+
+
+ARRAYS = st.sampled_from([np.int8, np.uint8, np.int16, np.int32, np.float16, np.float32]).flatmap(
+    lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6))
+)
+NAMES = [
+    "symbols",
+    "scales",
+    "group_starts",
+    "group_size",
+    "group_scales",
+    "factor_a",
+    "scales_a",
+    "factor_b",
+    "scales_b",
+    "values",
+    "base3",
+    "mask",
+    "signs",
+    "steps",
+    "trellis_segment",
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from(sorted(DECODERS)),
+    st.dictionaries(st.sampled_from(NAMES), ARRAYS, max_size=8),
+    st.lists(st.sampled_from([0, 1, 2, 3, 6, 36, 2**20, 2**30]), max_size=3),
+)
+def test_parts_that_do_not_belong_together(decoder: str, parts: dict[str, np.ndarray], shape: list[int]) -> None:
+    tracemalloc.start()
+    try:
+        assert decode(Encoded(decoder, "x", tuple(shape), parts)).shape == tuple(shape)
+    except ValueError:
+        pass
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < BOUND
+
+
+@pytest.mark.parametrize(
+    ("decoder", "parts", "shape"),
+    [
+        ("rows", {"symbols": np.ones((1, 10**5), np.int8), "scales": np.ones((10**5, 1), np.float16)}, (10**5, 10**5)),
+        ("rows", {"symbols": np.ones((1, 10**5), np.int8), "scales": np.ones(10**5, np.float16)}, (10**5, 10**5)),
+        (
+            "groups",
+            {"signs": np.ones(4, np.uint8), "scales": np.ones(1, np.float16), "group_size": np.array(2**31 - 1)},
+            (2**30,),
+        ),
+        (
+            "groups",
+            {"symbols": np.ones(4, np.int8), "scales": np.ones(4, np.float16), "group_size": np.array(2**31 - 1)},
+            (4,),
+        ),
+        ("steps", {"symbols": np.ones((1, 10**5), np.int8), "steps": np.zeros(10**5, np.int16)}, (10**5, 10**5)),
+        (
+            "rows",
+            {
+                "symbols": np.ones((1, 10**5), np.int8),
+                "scales": np.ones(1, np.float16),
+                "factor_a": np.ones((10**5, 1), np.int8),
+                "scales_a": np.ones(10**5, np.float16),
+                "factor_b": np.ones((1, 10**5), np.int8),
+                "scales_b": np.ones(1, np.float16),
+            },
+            (10**5, 10**5),
+        ),
+    ],
+)
+def test_little_does_not_become_much(decoder: str, parts: dict[str, np.ndarray], shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="fit together"):
+        decode(Encoded(decoder, "x", shape, parts))
