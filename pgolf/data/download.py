@@ -118,21 +118,6 @@ def fetch(
     return Fetched(source, commit, layout, files)
 
 
-def train_files(directory: Path) -> list[Path]:
-    """The training shards, in order."""
-    return sorted(directory.glob("fineweb_train_*.bin"))
-
-
-def val_files(directory: Path) -> list[Path]:
-    """The validation shards, in order; the published pattern matches the byte counts too."""
-    return [path for path in sorted(directory.glob("fineweb_val_*.bin")) if "_bytes_" not in path.name]
-
-
-def sidecar_name(path: Path) -> Path:
-    """The byte counts beside a validation shard."""
-    return path.with_name(path.name.replace("_val_", "_val_bytes_"))
-
-
 def clear_scaffold(working: Path) -> None:
     """Remove what only a download under way needs."""
     shutil.rmtree(working / STAGING, ignore_errors=True)
@@ -262,6 +247,7 @@ def _shared(missing: dict[str, RemoteFile], siblings: Mapping[Path, dict[str, An
 
 def _link(path: Path, destination: Path, console: Console) -> None:
     """Let two data sets share a file; copy it, and say so, on a file system that cannot."""
+    destination.unlink(missing_ok=True)
     try:
         os.link(path, destination)
     except OSError as error:

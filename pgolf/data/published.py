@@ -15,14 +15,14 @@ import numpy as np
 from pgolf.console import Console
 from pgolf.data.byte_tokenizer import ByteTokenizer
 from pgolf.data.dataset import Dataset
-from pgolf.data.download import Source, clear_scaffold, fetch, siblings_of, sidecar_name, val_files
+from pgolf.data.download import Source, clear_scaffold, fetch, siblings_of
 from pgolf.data.frontend import MODEL_FILE, FrontEnd
 from pgolf.data.hub import Hub
 from pgolf.data.manifest import FORMAT, canonical_digest
 from pgolf.data.prepare import preparation_lock, sync_directory
 from pgolf.data.published_checks import refuse_figures, refuse_front_end
 from pgolf.data.published_index import charged_bytes
-from pgolf.data.published_layout import Layout
+from pgolf.data.published_layout import Layout, sidecar_name, val_files
 from pgolf.data.published_manifest import describe
 from pgolf.data.sentencepiece_model import Tokenizer
 from pgolf.data.shards import read_shard

@@ -7,6 +7,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pgolf.data.validation import BOS_ID
@@ -63,6 +64,21 @@ def read_layout(manifest: Any, root: str, variant: str, where: str) -> Layout:
         val_shards=_count(stats, "files_val", dataset, where),
         vocab_size=_count(entry, "vocab_size", dataset, where) if "vocab_size" in entry else None,
     )
+
+
+def train_files(directory: Path) -> list[Path]:
+    """The training shards, in order."""
+    return sorted(directory.glob("fineweb_train_*.bin"))
+
+
+def val_files(directory: Path) -> list[Path]:
+    """The validation shards, in order; the published pattern matches the byte counts too."""
+    return [path for path in sorted(directory.glob("fineweb_val_*.bin")) if "_bytes_" not in path.name]
+
+
+def sidecar_name(path: Path) -> Path:
+    """The byte counts beside a validation shard."""
+    return path.with_name(path.name.replace("_val_", "_val_bytes_"))
 
 
 def manifest_path(root: str) -> str:

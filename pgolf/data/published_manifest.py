@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 
 from pgolf.console import Console
-from pgolf.data.download import Fetched, sidecar_name, train_files, val_files
+from pgolf.data.download import Fetched
 from pgolf.data.frontend import FrontEnd
 from pgolf.data.index import Rows, write_index
 from pgolf.data.manifest import split_totals, write_manifest
 from pgolf.data.published_index import index_shards
+from pgolf.data.published_layout import sidecar_name, train_files, val_files
 from pgolf.data.shards import read_shard
 from pgolf.data.validation import BOS_ID
+from pgolf.errors import UserError
 
 
 def describe(
@@ -24,7 +26,10 @@ def describe(
     console: Console,
 ) -> None:
     """Write what makes the files in `directory` a prepared data set; documents that are empty or in both splits are
-    said, and `pgolf data verify` fails for them."""
+    said, and `pgolf data verify` fails for them.
+
+    UserError when a file is no longer what the hub lists (kept from an earlier attempt, or shared).
+    """
     train, val = train_files(directory), val_files(directory)
     sidecar = [sidecar_name(path) for path in val] if front_end.transform is not None else []
     rows = {
@@ -61,7 +66,15 @@ def describe(
         "splits": splits,
         "byte_files": [path.name for path in sidecar],
     }
-    write_manifest(directory, content, console)
+    manifest = write_manifest(directory, content, console)
+    for local, remote in fetched.files.items():
+        if remote.sha256 not in (None, manifest["files"][local]["sha256"]):
+            (directory / local).unlink()
+            raise UserError(
+                f"{local} does not have the hash that the hub lists for it any more: it was damaged on this disk. If "
+                "another download shares it, `pgolf data verify DIR` says so: delete that one. The same command then "
+                "fetches the file again."
+            )
 
 
 def _say_faults(rows: dict[str, Rows], console: Console) -> None:

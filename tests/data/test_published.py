@@ -1,6 +1,7 @@
 """Published data from the hub to loaders and validation, and every way in which they are refused."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from pgolf.data.frontend import FrontEnd
 from pgolf.data.hub import Hub, HubError
 from pgolf.data.manifest import MANIFEST, write_manifest
 from pgolf.data.published import PublishedData
+from pgolf.data.published_layout import val_files
 from pgolf.data.sentencepiece_model import Tokenizer
 from pgolf.data.shards import iterate_documents, read_shard, write_shard
 from pgolf.data.stats import stats
@@ -146,6 +148,20 @@ def test_another_number_of_shards_is_another_directory_with_shared_files(fake, p
     assert len(bring(config(publications[True], True, train_shards=2), fake, tmp_path).train_files) == 2
 
 
+def test_a_shared_file_that_was_damaged_on_disk_is_refused(fake, publications, tmp_path):
+    fake.publish(publications[True].files)
+    large = bring(config(publications[True], True), fake, tmp_path)
+    with open(large.train_files[0], "r+b") as file:
+        file.seek(1024 + 100)
+        file.write(b"\x40\x01")
+    small = config(publications[True], True, train_shards=1)
+    with pytest.raises(UserError, match=r"fineweb_train_000000\.bin does not have the hash .* damaged on this disk"):
+        bring(small, fake, tmp_path)
+    assert "file hashes" in failures(large.directory) and not small.directory(tmp_path).exists()
+    shutil.rmtree(large.directory)
+    assert failures(bring(small, fake, tmp_path).directory) == {}
+
+
 def test_a_killed_download_continues_and_ends_the_same(fake, publications, tmp_path):
     fake.publish(publications[True].files)
     data = config(publications[True], True)
@@ -220,7 +236,7 @@ def test_planted_faults_are_found_by_their_checks(fake, publications, tmp_path):
     fake.publish(publications[True].files)
     directory = bring(config(publications[True], True), fake, tmp_path).directory
     expected = json.loads((directory / MANIFEST).read_text())["expected"]
-    tokens = np.concatenate([read_shard(path) for path in download.val_files(directory)])
+    tokens = np.concatenate([read_shard(path) for path in val_files(directory)])
     sidecar = directory / "fineweb_val_bytes_000000.bin"
     good = np.array(read_shard(sidecar))
     operators = Tokenizer.load(directory / "tokenizer.model").processor.piece_to_id(list(CaseOps.operators))
