@@ -25,8 +25,9 @@ class Packing:
 
     @classmethod
     def from_cu_seqlens(cls, cu_seqlens: Tensor, max_seqlen: int | None = None) -> "Packing":
-        """Check segment boundaries (any integer dtype) and keep them; max_seqlen=None measures the longest segment.
+        """Check segment boundaries (any integer dtype) and keep them.
 
+        max_seqlen=None takes the longest segment, rounded up to a power of two so that few values occur.
         Raises ValueError unless they start at 0 and never decrease, and when a segment is longer than max_seqlen.
         """
         boundaries = cu_seqlens.to("cpu", torch.int32)
@@ -38,7 +39,8 @@ class Packing:
         longest = int(lengths.max())
         if max_seqlen is not None and longest > max_seqlen:
             raise ValueError(f"a segment of {longest} tokens is longer than max_seqlen={max_seqlen}")
-        return cls(cu_seqlens.to(torch.int32), max(1, longest) if max_seqlen is None else max_seqlen, boundaries)
+        power = 1 << max(0, longest - 1).bit_length()
+        return cls(cu_seqlens.to(torch.int32), power if max_seqlen is None else max_seqlen, boundaries)
 
     def to(self, device: torch.device) -> "Packing":
         """The same boundaries on another device."""

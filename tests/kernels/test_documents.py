@@ -133,8 +133,14 @@ def test_documents_that_end_elsewhere_do_not_compile_again():
 
 def test_packing_keeps_boundaries_in_main_memory_and_int32():
     packing = Packing.from_cu_seqlens(torch.tensor([0, 3, 9]))
-    assert packing.cu_seqlens.dtype == packing.boundaries.dtype == torch.int32 and packing.max_seqlen == 6
+    assert packing.cu_seqlens.dtype == packing.boundaries.dtype == torch.int32
     assert packing.to(torch.device("meta")).boundaries.tolist() == [0, 3, 9]
+
+
+@pytest.mark.parametrize(("longest", "rounded"), [(0, 1), (1, 1), (2, 2), (3, 4), (2047, 2048), (2048, 2048)])
+def test_the_longest_segment_is_rounded_up_unless_it_is_given(longest, rounded):
+    assert packed([0, longest, longest]).max_seqlen == rounded
+    assert packed([0, longest, longest], 2050).max_seqlen == 2050
 
 
 @pytest.mark.parametrize(
