@@ -126,6 +126,11 @@ def _key(axes: Any, visits: list[Visit], width: float) -> None:
         words.append("two lanes: A reads the upper and M the lower one; thin lines: what they add to the other lane")
     if any(visit.skip_from is not None for visit in visits):
         words.append("arc: the output of an early visit is mixed into the input of a later one (U-Net skip)")
+    laned = [visit for visit in visits if visit.form == "lanes" and visit.skip_from is not None]
+    if any(len(visit.skip_lanes) == 2 for visit in laned):
+        words.append("an arc into lanes goes into both")
+    if any(not visit.skip_lanes for visit in laned):
+        words.append("dashed arc: the lanes do not take it")
     text = textwrap.fill("; ".join(words) + ".", round(14.5 * width))
     axes.text(0.0, 1.0, text, fontsize=8.5, color=LINE, va="top", transform=axes.transAxes).set_in_layout(False)
     axes.axis("off")
@@ -194,7 +199,9 @@ def _skip(axes: Any, visit: Visit, visits: list[Visit]) -> None:
     top = max(foot, head) + 0.35 + 1.9 * (end - start) / len(visits)
     points = [(start, foot), (start, top), (end, top), (end, head)]
     curve = Curve(points, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
-    axes.add_patch(FancyArrowPatch(path=curve, arrowstyle="-|>", mutation_scale=9, color=ARC, linewidth=1.1, zorder=1))
+    dashes = "--" if visit.form == "lanes" and not visit.skip_lanes else "-"
+    style: dict[str, Any] = {"color": ARC, "linewidth": 1.1, "linestyle": dashes, "zorder": 1}
+    axes.add_patch(FancyArrowPatch(path=curve, arrowstyle="-|>", mutation_scale=9, **style))
 
 
 def _schedules(axes: Any, sketch: Sketch) -> None:

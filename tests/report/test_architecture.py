@@ -74,6 +74,20 @@ def test_the_key_explains_only_what_is_there(tmp_path, words):
     assert not any(sign in key for sign in ("coloured", "A above M", "two lanes", "arc"))
 
 
+@pytest.mark.parametrize(
+    ("lanes", "said"),
+    [((0,), None), ((0, 1), "an arc into lanes goes into both"), ((), "dashed arc: the lanes do not take it")],
+)
+def test_the_key_says_which_lanes_take_a_skip(tmp_path, words, lanes, said):
+    visits = [Visit(0, 0, 1, "sequential", None), Visit(1, 1, 1, "lanes", 0, lanes, BOTH)]
+    architecture(sketch({"plain": visits}), tmp_path / "a.png")
+    key = " ".join(next(word for word in words if word.startswith("A: attention")).split())
+    shown = [
+        each for each in ("an arc into lanes goes into both", "dashed arc: the lanes do not take it") if each in key
+    ]
+    assert shown == ([said] if said else [])
+
+
 def test_plans_that_are_the_same_are_drawn_once(tmp_path, words):
     architecture(sketch({"plain": PLAIN, "looped": PLAIN}), tmp_path / "a.png")
     assert any(word.startswith("Plan plain = looped: 2 visits") for word in words)
