@@ -123,7 +123,9 @@ def _key(axes: Any, visits: list[Visit], width: float) -> None:
     if "parallel" in forms:
         words.append("A above M: both read the same input, and both are added to it")
     if "lanes" in forms:
-        words.append("two lanes: A reads the upper and M the lower one; thin lines: what they add to the other lane")
+        words.append("two lanes: A reads the upper and M the lower one")
+        if any(set(lanes) - {source} for visit in visits for source, lanes in enumerate(visit.writes)):
+            words.append("thin line: what is added to the other lane too")
     if any(visit.skip_from is not None for visit in visits):
         words.append("arc: the output of an early visit is mixed into the input of a later one (U-Net skip)")
     laned = [visit for visit in visits if visit.form == "lanes" and visit.skip_from is not None]
