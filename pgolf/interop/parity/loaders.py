@@ -16,7 +16,7 @@ from pgolf.data.loaders import (
 )
 from pgolf.data.shards import write_shard
 from pgolf.interop.parity.case import Case, Comparison, Outcome
-from pgolf.kernels.packing import Packing, build_cu_seqlens
+from pgolf.kernels.packing import build_cu_seqlens
 
 
 def sequential(case: Case) -> Outcome:
@@ -51,7 +51,7 @@ def cu_seqlens(case: Case) -> Outcome:
         bos = np.array(row["bos_pos"], np.int64)
         got = build_cu_seqlens(bos, row["total_len"], row["max_doc_len"], row["bucket"])
         compare.exact(f"boundaries of row {index}", got, row["cu"])
-        longest = Packing.from_cu_seqlens(got).max_seqlen
+        longest = int(got.diff().max())
         compare.exact(f"longest segment of row {index}", longest, row["max_seqlen"])
     return compare.outcome()
 
@@ -74,7 +74,7 @@ def _compare_batch(compare: Comparison, case: Case, index: int, batch: Batch) ->
     compare.exact(f"targets of batch {index}", batch.targets, case.arrays[f"b{index}_y"])
     if batch.cu_seqlens is not None:
         compare.exact(f"boundaries of batch {index}", batch.cu_seqlens, case.arrays[f"b{index}_cu"])
-        longest = Packing.from_cu_seqlens(batch.cu_seqlens).max_seqlen
+        longest = int(batch.cu_seqlens.diff().max())
         compare.exact(f"longest segment of batch {index}", longest, case.meta["max_seqlen_per_batch"][index])
 
 
