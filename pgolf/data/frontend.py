@@ -94,11 +94,12 @@ class FrontEnd:
         if not text or self._rule is None:
             return pack([], [], np.zeros(len(documents), np.int64))
         borders = np.zeros(len(text) + 1, np.bool_)
-        borders[1:-1] = self._rule.cuts(code_points(text))
+        codes = code_points(text)
+        borders[1:-1] = self._rule.cuts(codes)
         borders[ends] = True
         borders[0] = False
         pretoken_ends = np.flatnonzero(borders)
-        found = self._pretokens.lookup(text, pretoken_ends)
+        found = self._pretokens.lookup(text, codes, pretoken_ends)
         tokens_before = np.concatenate([[0], np.cumsum(found.lengths)])
         document_ends = tokens_before[np.searchsorted(pretoken_ends, ends, side="right")]
         lengths = np.diff(document_ends, prepend=0)

@@ -19,10 +19,6 @@ from pgolf.data.sentencepiece_model import Tokenizer, lossless_model
 from pgolf.errors import UserError
 
 PROBE = "a"  # Put before a part of a text, so that it is not taken for the beginning.
-LABELS = [bytes([label]) for label in range(1, 256)]
-MOST_VISITS = 1 << 23  # nmt_nfkc has 225,000 keys; endings share nodes, so that damage can make circles.
-MOST_NODES = 1024  # Looked at together: each has 255 places where a child may lie.
-
 Offsets = npt.NDArray[np.int64]
 
 
@@ -38,13 +34,28 @@ class Rules:
     single: dict[str, str]
     continuing: frozenset[str]
 
+    @cached_property
+    def changing(self) -> frozenset[str]:
+        """Every character that is not always left as it is."""
+        return self.continuing | self.single.keys()
+
+    @cached_property
+    def spaces(self) -> str:
+        """Every character that becomes a space, or several, wherever it stands."""
+        return "".join(c for c in sorted({" ", *self.single}) if is_space(self.output(c)))
+
     def leaves(self, text: str) -> bool:
         """Whether nothing in `text` is replaced or collapsed."""
-        return self.single.keys().isdisjoint(text) and self.continuing.isdisjoint(text) and "  " not in text
+        return self.changing.isdisjoint(text) and "  " not in text
 
     def output(self, character: str) -> str | None:
         """What a character becomes wherever it stands; None when that depends on the characters before it."""
         return None if character in self.continuing else self.single.get(character, character)
+
+
+def is_space(output: str | None) -> bool:
+    """Whether a replacement is made of spaces."""
+    return output is not None and output != "" and output.strip(" ") == ""
 
 
 def read_rules(charsmap: bytes) -> Rules:
@@ -59,49 +70,64 @@ def read_rules(charsmap: bytes) -> Rules:
 
 def _read_rules(charsmap: bytes) -> Rules:
     (trie_bytes,) = struct.unpack_from("<I", charsmap)
-    trie = np.frombuffer(charsmap, "<u4", trie_bytes // 4, 4).astype(np.int64)
+    trie = _Trie(np.frombuffer(charsmap, "<u4", trie_bytes // 4, 4).astype(np.int64))
     replacements = charsmap[4 + trie_bytes :]
+    firsts = trie.next_characters([0])
     single: dict[str, str] = {}
+    for character, node in firsts:
+        start = trie.value(node)
+        if start is not None:
+            single[character] = replacements[start : replacements.index(b"\0", start)].decode()
     continuing: set[str] = set()
-    for key, value in _entries(trie).items():
-        characters = key.decode()
-        if len(characters) == 1:
-            single[characters] = replacements[value : replacements.index(b"\0", value)].decode()
-        continuing.update(characters[1:])
+    reached = {node for _, node in firsts}
+    fresh = reached
+    while fresh:
+        followers = trie.next_characters(sorted(fresh))
+        continuing.update(character for character, _ in followers)
+        fresh = {node for _, node in followers} - reached  # Keys share their endings, so that nodes are met again.
+        reached |= fresh
     return Rules(single, frozenset(continuing))
 
 
-def _entries(trie: npt.NDArray[np.int64]) -> dict[bytes, int]:
-    """Every key of a double array with its value.
+class _Trie:
+    """A double array, int64 [units].
 
-    A unit holds a label (bits 0-7, and bit 31 marks a value unit), "a value hangs here" (bit 8), and the distance to
-    its children (bits 10-30, times 256 when bit 9 is set); a child lies at parent ^ distance ^ label.
+    A unit holds its label (bits 0-7; bit 31 marks a value), whether it has a value (bit 8), and the distance to its
+    base (bits 10-30, times 256 when bit 9 is set). The child of label l lies at base ^ l, and the value at base.
     """
-    labels = np.arange(1, 256)
-    found: dict[bytes, int] = {}
-    stack = [(np.zeros(1, np.int64), [b""])]
-    visited = 0
-    while stack:
-        positions, keys = stack.pop()
-        if len(positions) > MOST_NODES:
-            stack.append((positions[MOST_NODES:], keys[MOST_NODES:]))
-            positions, keys = positions[:MOST_NODES], keys[:MOST_NODES]
-        visited += len(positions)
-        if visited > MOST_VISITS:
-            raise ValueError("they run in a circle")
-        units = trie[positions]
-        bases = positions ^ ((units >> 10) << ((units & 0x200) >> 6))
-        for index in np.flatnonzero(units & 0x100).tolist():
-            found[keys[index]] = int(trie[bases[index]]) & 0x7FFFFFFF
-        children = bases[:, None] ^ labels
-        children[children >= len(trie)] = 0
-        parents, edges = np.nonzero((trie[children] & 0x800000FF) == labels)
-        if len(parents):
-            spelled = [
-                keys[parent] + LABELS[edge] for parent, edge in zip(parents.tolist(), edges.tolist(), strict=True)
+
+    def __init__(self, units: npt.NDArray[np.int64]):
+        self.units = units
+        self.bases = np.arange(len(units)) ^ ((units >> 10) << ((units & 0x200) >> 6))
+        labels = units & 0x800000FF
+        children = np.flatnonzero((labels > 0) & (labels < 256))
+        parents_base = children ^ labels[children]
+        order = np.argsort(parents_base, kind="stable")
+        self.children, self.parents_base, self.labels = children[order], parents_base[order], labels[children][order]
+
+    def value(self, node: int) -> int | None:
+        """The value of the key that ends at a node."""
+        return int(self.units[self.bases[node]]) & 0x7FFFFFFF if self.units[node] & 0x100 else None
+
+    def next_characters(self, nodes: Sequence[int]) -> list[tuple[str, int]]:
+        """Each character that can follow one of the nodes in a key, with the node that it leads to."""
+        found: list[tuple[str, int]] = []
+        paths = [(node, b"") for node in nodes]
+        while paths:
+            bases = self.bases[[node for node, _ in paths]]
+            lows, highs = (np.searchsorted(self.parents_base, bases, side).tolist() for side in ("left", "right"))
+            paths = [
+                (int(self.children[index]), spelled + bytes([self.labels[index]]))
+                for (_, spelled), low, high in zip(paths, lows, highs, strict=True)
+                for index in range(low, high)
             ]
-            stack.append((children[parents, edges], spelled))
-    return found
+            found += [(spelled.decode(), node) for node, spelled in paths if len(spelled) == _utf8_length(spelled[0])]
+            paths = [(node, spelled) for node, spelled in paths if len(spelled) < _utf8_length(spelled[0])]
+        return found
+
+
+def _utf8_length(lead: int) -> int:
+    return 1 + (lead >= 0xC0) + (lead >= 0xE0) + (lead >= 0xF0)
 
 
 class Normalizer:
@@ -140,14 +166,19 @@ class Normalizer:
         Returns (one form a text, int64 [characters of all forms + 1]: where in the texts, one after another, each of
         their characters begins). No text may begin with a character that is the later part of a rule.
         """
-        rules, forms, offsets, base = self.rules, [], [], 0
+        leaves, spaces, normalize = self.rules.leaves, self.rules.spaces, self.processor.normalize
+        forms: list[str] = []
+        offsets: list[int] = []
+        base = 0
         for text in texts:
-            if rules.leaves(text):
-                form, begins = text, np.arange(len(text))
+            word = text.lstrip(spaces)
+            if leaves(word):  # The run of spaces before it becomes one.
+                forms.append(word if len(word) == len(text) else " " + word)
+                offsets += [base][: len(forms[-1]) - len(word)]
+                offsets += range(base + len(text) - len(word), base + len(text))
             else:
-                form, begins = self.normal_form(PROBE + text)
-                form, begins = form[1:], begins[1:-1] - 1
-            forms.append(form)
-            offsets.append(begins + base)
+                form, begins = normalize(PROBE + text, with_offsets=True)
+                forms.append(form[1:].replace(WORD_MARK, " "))
+                offsets += [base - 1 + begin for begin in begins[1:-1]]
             base += len(text)
-        return forms, np.concatenate([*offsets, [base]])
+        return forms, np.array([*offsets, base], np.int64)

@@ -18,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pgolf.data.bytes import code_points
 from pgolf.data.documents import WORD_MARK
-from pgolf.data.normalizer import Normalizer, Rules
+from pgolf.data.normalizer import Normalizer, Rules, is_space
 from pgolf.data.sentencepiece_model import Tokenizer
 from pgolf.data.transform import Transform
 from pgolf.errors import UserError
@@ -29,7 +28,10 @@ CODE_POINTS = 0x110000
 MOST_CLASSES = 4096  # A table of this size squared is 16 MB; rarer classes share the one that is never cut.
 MOST_PRETOKENS = 1 << 18
 MOST_CHARACTERS = 1 << 24
-EMPTY = np.empty(0, np.int64)
+SLOTS = 1 << 17
+SHIFT = np.uint64(64 - 17)
+SCATTER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio (Knuth's multiplicative hash).
+BELOW = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)  # Masks of the first n bytes.
 
 
 class Encoded(NamedTuple):
@@ -141,12 +143,8 @@ def cut_rule(transform: Transform | None, tokenizer: Tokenizer, normalizer: Norm
     special |= set() if transform is None else set(transform.touched)
     special |= set() if rules is None else rules.single.keys() | rules.continuing
     edges = {character: _edge(character, transform, rules) for character in sorted(special)}
-    spaces = "" if rules is None else "".join(c for c in edges if _is_space(rules.output(c)))
+    spaces = "" if rules is None else rules.spaces
     return _tabulate({c: _relevant(edge, followers, joined) for c, edge in edges.items()}, followers, spaces)
-
-
-def _is_space(output: str | None) -> bool:
-    return output is not None and output != "" and output.strip(" ") == ""
 
 
 def _edge(character: str, transform: Transform | None, rules: Rules | None) -> Edge:
@@ -159,7 +157,7 @@ def _edge(character: str, transform: Transform | None, rules: Rules | None) -> E
     last, firsts = rules.output(tail), [rules.output(head) for head in heads]
     if not last or not all(firsts) or WORD_MARK in last:
         return Edge(None, None, word)
-    if _is_space(last):
+    if is_space(last):
         return Edge(None, frozenset(WORD_MARK), word)
     if any(output and " " in (output[0], output[-1]) for output in (last, *firsts)):
         return Edge(None, None, word)
@@ -203,6 +201,10 @@ def _tabulate(edges: dict[str, Edge], followers: dict[str, set[str]], spaces: st
 class Pretokens:
     """The tokens and bytes of every pretoken seen, up to a bound.
 
+    Each pretoken has a number. Numbers are found in two ways: `numbers` is a dictionary of all of them; `keys` and
+    `values` are a direct-mapped table of the short ones, whose characters fit into two 64-bit integers, so that most
+    of a text is looked up without making a string.
+
     Args:
         encode: encodes distinct pretokens.
     """
@@ -214,36 +216,35 @@ class Pretokens:
     def clear(self) -> None:
         """Forget everything."""
         self.numbers: defaultdict[str, int] = defaultdict(count().__next__)  # Numbers what it has not seen, in order.
-        self.single = np.full(CODE_POINTS, -1, np.int32)  # Numbers of pretokens of one character.
+        self.keys = np.zeros((2, SLOTS), np.uint64)
+        self.values = np.zeros(SLOTS, np.int64)
         self.ids = np.empty(0, np.uint16)
         self.token_bytes = np.empty(0, np.uint16)
-        self.starts, self.lengths = EMPTY, EMPTY
+        self.starts, self.lengths = np.empty(0, np.int64), np.empty(0, np.int64)
         self.characters = 0
 
-    def lookup(self, text: str, ends: npt.NDArray[np.int64]) -> Encoded:
+    def lookup(self, text: str, codes: npt.NDArray[np.uint32], ends: npt.NDArray[np.int64]) -> Encoded:
         """Tokens of a text (not empty) that is cut at `ends`, the last of which is its length.
 
-        `lengths` of the result are the tokens of each pretoken.
+        `codes` are the characters of the text. `lengths` of the result are the tokens of each pretoken.
         """
         if len(self.numbers) > MOST_PRETOKENS or self.characters > MOST_CHARACTERS:
             self.clear()
         starts = np.concatenate([[0], ends[:-1]])
-        numbers = np.empty(len(starts), np.int64)
-        short = ends - starts == 1
-        numbers[short] = self._number_characters(code_points(text)[starts[short]])
-        words = [text[a:b] for a, b in zip(starts[~short].tolist(), ends[~short].tolist(), strict=True)]
-        numbers[~short] = np.fromiter(map(self.numbers.__getitem__, words), np.int64, len(words))
+        low, high = short_keys(codes, starts, ends)
+        slots = ((low ^ high * SCATTER) * SCATTER) >> SHIFT
+        numbers = self.values[slots]
+        missed = np.flatnonzero((self.keys[0][slots] != low) | (self.keys[1][slots] != high) | (high == 0))
+        words = [text[a:b] for a, b in zip(starts[missed].tolist(), ends[missed].tolist(), strict=True)]
+        found = np.fromiter(map(self.numbers.__getitem__, words), np.int64, len(words))
+        numbers[missed] = found
+        self.values[slots[missed]] = found  # Where two share a slot, the last stays, here and in the next line.
+        self.keys[0][slots[missed]], self.keys[1][slots[missed]] = low[missed], high[missed]
         self._learn()
         lengths = self.lengths[numbers]
-        shifts = self.starts[numbers] - (np.cumsum(lengths) - lengths)
-        index = np.repeat(shifts, lengths)
+        index = np.repeat(self.starts[numbers] - (np.cumsum(lengths) - lengths), lengths)
         index += np.arange(len(index))
         return Encoded(self.ids[index], self.token_bytes[index], lengths)
-
-    def _number_characters(self, codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
-        for code in np.unique(codes[self.single[codes] < 0]).tolist():
-            self.single[code] = self.numbers[chr(code)]
-        return self.single[codes]
 
     def _learn(self) -> None:
         """Encode the pretokens that were numbered since the last call."""
@@ -258,3 +259,26 @@ class Pretokens:
         self.ids = np.concatenate([self.ids, encoded.ids])
         self.token_bytes = np.concatenate([self.token_bytes, encoded.token_bytes])
         self.characters += sum(map(len, new))
+
+
+def short_keys(
+    codes: npt.NDArray[np.uint32], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Two uint64 [pretokens]; different pretokens differ in one of them.
+
+    Up to fifteen characters below U+0100, a byte each, and their number in the top byte of the second. The second is
+    0 for pretokens that are longer or hold other characters.
+    """
+    narrow = np.zeros(len(codes) + 16, np.uint8)
+    narrow[:-16] = codes
+    windows: npt.NDArray[np.uint64] = np.ndarray(
+        (len(codes) + 8,), "<u8", narrow, strides=(1,)
+    )  # Eight bytes from each.
+    lengths = ends - starts
+    low = windows[starts] & BELOW[np.minimum(lengths, 8)]
+    high = windows[starts + 8] & BELOW[np.clip(lengths - 8, 0, 7)] | lengths.astype(np.uint64) << np.uint64(56)
+    high[lengths > 15] = 0
+    if codes.max() > 0xFF:
+        wide_before = np.concatenate([[0], np.cumsum(codes > 0xFF)])
+        high[wide_before[ends] > wide_before[starts]] = 0
+    return low, high

@@ -129,7 +129,7 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without BOS. ValueError for a lone surrogate, which has no UTF-8 form."""
         try:
-            batch: list[list[int]] = self.processor.encode(list(texts))
+            batch: list[list[int]] = self.processor.encode(list(texts), num_threads=1)
         except UnicodeEncodeError as error:
             raise ValueError(f"a lone surrogate has no UTF-8 form and cannot be tokenised ({error.reason}).") from error
         if self.normalization == "lossless":
@@ -141,7 +141,7 @@ class Tokenizer:
     def _encode_marks(self, text: str) -> list[int]:
         """Token ids of a text with literal U+2581, each of which is spelled in bytes."""
         mark = self.byte_ids[list(WORD_MARK.encode())].tolist()
-        parts: list[list[int]] = self.processor.encode(text.split(WORD_MARK))
+        parts: list[list[int]] = self.processor.encode(text.split(WORD_MARK), num_threads=1)
         return [token for part in parts for token in mark + part][len(mark) :]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
