@@ -15,7 +15,7 @@ from pgolf.optim.banks import NO_REDUCE_SCATTER, Bank, can_reduce_scatter
 from pgolf.optim.newton_schulz import POLAR_EXPRESS, STOCK, Rounding, orthogonalise
 from pgolf.optim.transforms import Rescaling, State, Transform, unit_rows
 
-PrecisionName = Literal["auto", "fp32", "bf16", "bf16_iteration", "bf16_update"]
+PrecisionName = Literal["auto", "fp32", "bf16", "bf16_iteration", "bf16_update", "bf16_fast"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Precision:
 
 
 PRECISIONS: dict[str, Precision] = {
-    "cpu": Precision(None, None, "fused"),
-    "cuda": Precision(None, torch.bfloat16, "fused"),
+    "as_gradient": Precision(None, None, "fused"),
     "fp32": Precision(torch.float32, torch.float32, "fused"),
     "bf16": Precision(torch.bfloat16, torch.bfloat16, "published"),
     "bf16_iteration": Precision(None, torch.bfloat16, "early", update=torch.bfloat16),
+    "bf16_fast": Precision(None, torch.bfloat16, "fused"),
     "bf16_update": Precision(None, torch.float32, "fused", update=torch.bfloat16),
 }
 
@@ -49,7 +49,8 @@ class Muon(torch.optim.Optimizer):
 
     precision: `auto` keeps the momentum in the gradient's dtype and iterates in bf16 on a GPU, in the gradient's dtype
     elsewhere; `fp32` all in fp32; `bf16` gradients, momentum and iteration in bf16 (published from PR 1530 on);
-    `bf16_iteration` iteration and update (the published scripts before); `bf16_update` the update alone.
+    `bf16_iteration` iteration and update (the published scripts before); `bf16_fast` the iteration,
+    rounding less often, which `auto` means on a GPU; `bf16_update` the update alone.
 
     After `shard`, each rank owns a share of the matrices: a step averages the gradients of the ranks itself.
     Raises ValueError for a parameter that is not a matrix and for a number of iterations that the coefficients do not
@@ -202,8 +203,8 @@ class Muon(torch.optim.Optimizer):
         return state | (self.rescale.initial_state(*size, first.device) if self.rescale else {})
 
     def _precision(self, bank: Bank) -> Precision:
-        kind = "cuda" if bank.parameters[0].is_cuda else "cpu"
-        return PRECISIONS[kind if self.precision == "auto" else self.precision]
+        automatic = "bf16_fast" if bank.parameters[0].is_cuda else "as_gradient"
+        return PRECISIONS[automatic if self.precision == "auto" else self.precision]
 
     def _updates(self, bank: Bank, options: dict[str, Any], precision: Precision) -> Tensor:
         """Updates [share, rows, cols] of the owned matrices; zero, with untouched state, for those without gradient."""

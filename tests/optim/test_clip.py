@@ -1,5 +1,6 @@
 """Clipping policies."""
 
+import itertools
 import math
 
 import pytest
@@ -40,7 +41,7 @@ def test_adaptive_limit_by_its_formula(norms):
     for count, norm in enumerate(norms, 1):
         limit = clip.limit(torch.tensor(norm, dtype=torch.float64))
         window = norms[max(0, count - 20) : count]
-        rates = [math.log(after / before) for before, after in zip(window, window[1:], strict=False)]
+        rates = [math.log(after / before) for before, after in itertools.pairwise(window)]
         rate = sum(rates) / len(rates) if len(window) >= 4 else 0.0
         if abs(rate - 0.05) > 1e-9:
             expected = max(0.3 * math.exp(-5 * rate), 0.1) if rate > 0.05 else 0.3

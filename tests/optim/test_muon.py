@@ -27,20 +27,6 @@ def give_gradients(step, *models):
             model[index].grad = gradient.to(model[index].dtype)
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 16, 6), (2, 6, 16)])
-def test_polar_express_drives_singular_values_to_one(shape):
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    singular = torch.linalg.svdvals(orthogonalise(x, 8, POLAR_EXPRESS))
-    assert singular.min() > 0.8 and singular.max() < 1.2
-
-
-@pytest.mark.parametrize("rounding", ["fused", "published", "early"])
-@pytest.mark.parametrize("coefficients", [STOCK, POLAR_EXPRESS])
-def test_the_three_roundings_are_one_iteration_in_fp64(rounding, coefficients):
-    x = torch.randn(2, 6, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(orthogonalise(x, 5, coefficients, rounding), orthogonalise(x, 5, coefficients))
-
-
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_muon_is_torchs_where_their_settings_coincide(nesterov, monkeypatch):
     """torch's iterates in bf16, where the last bits decide; told to cast to fp32 instead, it makes the same numbers."""
@@ -136,7 +122,7 @@ def test_a_matrix_without_gradient_keeps_its_weight_and_its_state():
     torch.testing.assert_close(ours[3], others[3])  # its neighbour in the bank
 
 
-@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "bf16_iteration", "bf16_update"])
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "bf16_iteration", "bf16_update", "bf16_fast"])
 def test_a_state_continues_to_the_same_bits_in_every_precision(precision):
     ours, again = parameters(), parameters()
     make = {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.2, **POLAR, "precision": precision, "rescale": NorMuon()}
@@ -204,7 +190,9 @@ def test_normuon_evens_rows_out_and_keeps_the_norm():
 def test_mousse_on_a_matrix_worked_by_hand():
     out = DiagonalMousse()(torch.tensor([[[3.0, 0.0], [4.0, 5.0]]]))
     rows, columns = [3.0, 41**0.5], [5.0, 5.0]
-    torch.testing.assert_close(out, torch.tensor([[[3 / rows[0] / columns[0], 0.0], [4 / rows[1] / 5, 5 / rows[1] / 5]]]))
+    torch.testing.assert_close(
+        out, torch.tensor([[[3 / rows[0] / columns[0], 0.0], [4 / rows[1] / 5, 5 / rows[1] / 5]]])
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The published training recipes: what is when (schedules), and which optimiser has which parameter."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from pgolf.optim.muon import Muon
 from pgolf.optim.roles import RoleOptimizers
 from pgolf.optim.schedule import Activation, Constant, MomentumRamp, Position, Schedule, StepWarmdown, Warmdown
 
+GateFactory = Callable[[int, int], torch.nn.Module]
 EXACT = 1e-12  # schedules are a few operations on doubles
 BANKS = {"attn.c_q": "qo", "attn.proj": "qo", "attn.c_k": "kv", "attn.c_v": "kv", "mlp.fc": "mlp_up"}
 BANKS |= {"mlp.proj": "mlp_down"}
@@ -134,7 +135,7 @@ def _model(names: set[str]) -> GPT:
     layers = 1 + max(int(match[1]) for name in names if (match := re.match(r"blocks\.(\d+)\.", name)))
     smear = partial(SmearGate, width=12, bos_id=None) if "smear_lambda" in names else None
     lanes = partial(TwoLane, start_layer=layers - 1, final_lane="mean") if "parallel_post_lambdas" in names else None
-    gates = {
+    gates: dict[str, GateFactory] = {
         "blocks.0.attn.attn_gate_w": partial(HeadGate, width=12, scale=1.0, init_std=0.0),
         "blocks.0.attn.attn_gate_proj.weight": partial(AttentionOutGate, width=12, source="proj"),
     }
