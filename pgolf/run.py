@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from pgolf.audit.checks import table
 from pgolf.console import Console
@@ -27,7 +29,7 @@ from pgolf.model.roles import parameter_roles, stream
 from pgolf.model.sample import continuation
 from pgolf.quant import container
 from pgolf.quant.code import artifact_bytes, write_code_archive
-from pgolf.quant.hessian import Calibration, collect_hessians
+from pgolf.quant.hessian import Calibration, collect_hessians, collect_row_moments
 from pgolf.record import Tracker
 from pgolf.score.scorer import Scorer
 from pgolf.train.clock import BudgetClock, limits
@@ -172,9 +174,10 @@ def _compress(shop: Workshop) -> dict[str, Any]:
     recipe, model = shop.recipe, _averaged(shop)
     roles = parameter_roles(model)
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    names = recipe.quant.hessian_names({name: tuple(value.shape) for name, value in state.items()}, roles)
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    names, with_moments = recipe.quant.hessian_names(shapes, roles), recipe.quant.moment_names(shapes, roles)
     begun = time.monotonic()
-    calibrations = _calibrate(shop, model, names) if names and shop.group.leads else {}
+    calibrations = _calibrate(shop, model, names, with_moments) if names and shop.group.leads else {}
     calibrated = time.monotonic()
     weights, code = shop.directory / "artifact.pgolf", shop.directory / "code.zip"
     report: dict[str, Any] = {}
@@ -192,9 +195,9 @@ def _compress(shop: Workshop) -> dict[str, Any]:
     }
 
 
-def _calibrate(shop: Workshop, model: GPT, names: list[str]) -> dict[str, Calibration]:
+def _calibrate(shop: Workshop, model: GPT, names: list[str], with_moments: list[str]) -> dict[str, Calibration]:
     """Hessians of the named weights over shuffled training sequences (spec of PR 1394: dense rows, plan of the end of
-    training).
+    training); of those `with_moments` the moments of the output gradients too, over as many further batches.
 
     An embedding that is only looked up multiplies nothing: an error is as bad in any of its columns, which is what the
     identity says.
@@ -204,17 +207,24 @@ def _calibrate(shop: Workshop, model: GPT, names: list[str]) -> dict[str, Calibr
     loader = ShuffledSequenceLoader(shop.dataset.train_files, 1, 0, BatchShape(whole_rows, train.sequence_tokens))
     context = Context(shop.attention)
 
-    def one_batch() -> None:
+    def one_batch() -> Tensor:
+        batch = loader.next()
         with model.precision.autocast(shop.group.device):
-            model.logits(model(loader.next().inputs.to(shop.group.device), context), context)
+            logits = model.logits(model(batch.inputs.to(shop.group.device), context), context)
+        return cross_entropy(logits.float().flatten(0, 1), batch.targets.to(shop.group.device).flatten())
 
     sites = model.calibration_sites()
     batches = [one_batch] * shop.recipe.quant.calibration_batches
     looked_up = [name for name in names if name not in sites]
     identities = {name: Calibration(torch.eye(model.get_parameter(name).shape[1])) for name in looked_up}
-    if len(looked_up) == len(names):
-        return identities
-    return identities | collect_hessians({name: sites[name] for name in names if name in sites}, batches, shop.console)
+    calibrations = identities
+    if len(looked_up) < len(names):
+        used = {name: sites[name] for name in names if name in sites}
+        calibrations = identities | collect_hessians(used, batches, shop.console)
+    if not with_moments:
+        return calibrations
+    weights = {name: model.get_parameter(name) for name in with_moments}
+    return collect_row_moments(weights, batches, calibrations, shop.console)
 
 
 def _load(shop: Workshop) -> tuple[GPT, float]:

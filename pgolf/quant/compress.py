@@ -1,5 +1,6 @@
 """From a state dict to an artifact: rules choose a scheme for each tensor, and a coder packs the symbols."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,15 @@ from pgolf.quant.coders import CODERS
 from pgolf.quant.container import RowOrder, StoredTensor
 from pgolf.quant.encoded import Encoded, decode
 from pgolf.quant.estimate import by_class, estimate
+from pgolf.quant.header import Header
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.rules import Choice, Chooser, Rule
 from pgolf.quant.schemes.awq_lite import AwqLite
 from pgolf.quant.schemes.lqer import Lqer
 from pgolf.quant.schemes.plain import encode_exact
-from pgolf.quant.schemes.scheme import Scheme
+from pgolf.quant.schemes.scheme import Adjustable, Scheme
 from pgolf.quant.schemes.sdclip import Gptq
+from pgolf.quant.target import fill, first_guess
 
 __all__ = ["Compressor", "Rule", "by_class"]
 
@@ -47,6 +50,8 @@ class Compressor:
             for repetitions (PR 1855); their places are stored. It takes a while: 48 s at the published size.
         byte_shuffle: whether values of two and four bytes are split into byte planes before the
             coder.
+        target_bytes: the artifact's size, filled to 0.1 % by the width of all steps: each try quantises and packs
+            anew. null: the steps are those of the schemes; the sensitivity schemes need a target.
         protection: groups of columns that get more bits; None: none.
         correction: low-rank corrections of the tensors with the largest error; None: none.
     """
@@ -66,6 +71,7 @@ class Compressor:
         rules: dict[str, Rule] | None = None,
         row_order: RowOrder = "stored",
         byte_shuffle: bool = True,
+        target_bytes: int | None = None,
         protection: AwqLite | None = None,
         correction: Lqer | None = None,
     ):
@@ -78,8 +84,18 @@ class Compressor:
         ):
             if value < 1:
                 raise ValueError(f"{key}={value}: must be 1 or more.")
+        if target_bytes is not None and target_bytes < 1:
+            raise ValueError(f"target_bytes={target_bytes}: must be 1 or more, or null.")
         schemes = {"matrix": matrix, "embedding": embedding, "head": head, "scalar": scalar, "gate": gate}
         self.chooser = Chooser(schemes, rules or {}, min_quantised_elements)
+        every = [*schemes.values(), *(rule.scheme for rule in self.chooser.rules.values())]
+        homeless = next((one for one in every if one is not None and one.needs_moments), None)
+        if target_bytes is None and homeless is not None:
+            raise ValueError(
+                f"target_bytes=null: the steps of {homeless.label} follow from the size of the artifact; "
+                "set quant.target_bytes."
+            )
+        self.target_bytes = target_bytes
         self.coder, self.byte_shuffle = coder, byte_shuffle
         self.row_order: RowOrder = row_order
         self.calibration_batches = calibration_batches
@@ -120,13 +136,14 @@ class Compressor:
         up to the file) and `tensors` (scheme used and relative error ||W' - W|| / ||W|| of each).
         """
         console = console or Silent()
-        choices = self._protect(self._choose(state, roles), state, calibrations)
-        stored = self._quantise(choices, state, calibrations, console)
-        rows = [_tensor_row(tensor, state[tensor.name]) for tensor in stored]
-        console.say(f"packing {len(stored)} tensors with {self.coder}")
-        written = container.write(
-            path, stored, metadata, coder=self.coder, byte_shuffle=self.byte_shuffle, row_order=self.row_order
-        )
+        choices = self._choose(state, roles)
+        attempt = _Attempt(self, state, calibrations, metadata, console)
+        if self.target_bytes is None:
+            attempt.make(choices)
+        else:
+            attempt.fill(choices, self.target_bytes)
+        rows = [_tensor_row(tensor, state[tensor.name]) for tensor in attempt.stored]
+        written = container.write_built(path, attempt.header, attempt.coded)
         return {
             "weight_bytes": written["total_bytes"],
             "header_bytes": written["header_bytes"],
@@ -138,7 +155,7 @@ class Compressor:
             "tensors": rows,
         }
 
-    def _protect(
+    def protect(
         self, choices: list[Choice], state: Mapping[str, Tensor], calibrations: Mapping[str, Calibration]
     ) -> list[Choice]:
         """The choices with AWQ-lite where it protects something."""
@@ -154,7 +171,7 @@ class Compressor:
         protected = {name: self.protection.protect(eligible[name], starts) for name, starts in chosen.items()}
         return [replace(choice, scheme=protected.get(choice.name, choice.scheme)) for choice in choices]
 
-    def _quantise(
+    def quantise(
         self,
         choices: list[Choice],
         state: Mapping[str, Tensor],
@@ -190,6 +207,67 @@ class Compressor:
         """
         shapes = {name: tuple(shape) for name, shape in shapes.items()}
         return estimate(self.chooser.choose(shapes, roles, set(shapes) - set(roles)), shapes, self.coder)
+
+
+class _Attempt:
+    """One artifact in memory, made again for every try of its size."""
+
+    def __init__(
+        self,
+        tool: Compressor,
+        state: Mapping[str, Tensor],
+        calibrations: Mapping[str, Calibration],
+        metadata: dict[str, Any],
+        console: Console,
+    ):
+        self._tool, self._state, self._calibrations = tool, state, calibrations
+        self._metadata, self._console = metadata, console
+        self.stored: list[StoredTensor] = []
+        self.header: Header
+        self.coded: list[bytes] = []
+
+    def make(self, choices: list[Choice]) -> int:
+        """Quantise and pack; the size of the file."""
+        tool = self._tool
+        choices = tool.protect(choices, self._state, self._calibrations)
+        self.stored = tool.quantise(choices, self._state, self._calibrations, self._console)
+        self._console.say(f"packing {len(self.stored)} tensors with {tool.coder}")
+        self.header, self.coded = container.build(
+            self.stored,
+            self._metadata,
+            coder=tool.coder,
+            byte_shuffle=tool.byte_shuffle,
+            row_order=tool.row_order,
+        )
+        return container.file_size(self.header, self.coded)
+
+    def fill(self, choices: list[Choice], target_bytes: int) -> None:
+        """Make the artifact with the steps that fill the target."""
+        adjustable = _adjustable(choices)
+        missing = [name for name in adjustable if name not in self._calibrations]
+        if missing or not adjustable:
+            what = f"tensor {missing[0]} was not calibrated" if missing else "no tensor has steps that could change"
+            raise UserError(f"quant.target_bytes={target_bytes:,} cannot be filled: {what}.")
+        problems, made = [], math.nan
+        for name, scheme in adjustable.items():
+            weight = self._state[name].detach().float().cpu()
+            problems.append((weight, scheme.base_steps(weight, self._calibrations[name].cpu())))
+        weights = sum(weight.numel() for weight, _ in problems)
+
+        def size_of(factor: float) -> int:
+            nonlocal made
+            scaled = {name: scheme.coarser(factor) for name, scheme in adjustable.items()}
+            made = factor
+            return self.make([replace(one, scheme=scaled.get(one.name, one.scheme)) for one in choices])
+
+        chosen = fill(size_of, first_guess(problems, 8 * target_bytes), target_bytes, weights, self._console)
+        if made != chosen:
+            size_of(chosen)
+
+
+def _adjustable(choices: list[Choice]) -> dict[str, Adjustable]:
+    """The schemes with steps that can change, by the name of the tensor."""
+    return {one.name: one.scheme for one in choices if isinstance(one.scheme, Adjustable)}
 
 
 def _encode(choice: Choice, tensor: Tensor, calibration: Calibration | None) -> Encoded:

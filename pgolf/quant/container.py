@@ -50,17 +50,26 @@ def write(
 ) -> dict[str, Any]:
     """Write the artifact atomically; returns {header_bytes, total_bytes, streams}. See `build` for the arguments."""
     header, coded = build(tensors, metadata, coder=coder, byte_shuffle=byte_shuffle, row_order=row_order)
+    return write_built(path, header, coded)
+
+
+def write_built(path: Path, header: Header, coded: list[bytes]) -> dict[str, Any]:
+    """Write what `build` made atomically; returns {header_bytes, total_bytes, streams}."""
     head = pack(header)
     with atomic_open(path) as file:
         file.write(head)
         for one in coded:
             file.write(one)
-    total = len(head) + sum(map(len, coded))
     return {
         "header_bytes": len(head),
-        "total_bytes": total,
+        "total_bytes": len(head) + sum(map(len, coded)),
         "streams": [asdict(stream) for stream in header.streams],
     }
+
+
+def file_size(header: Header, coded: list[bytes]) -> int:
+    """Bytes of the file that `write_built` would write."""
+    return len(pack(header)) + sum(map(len, coded))
 
 
 def build(

@@ -9,7 +9,7 @@ times.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -25,7 +25,7 @@ class Calibration:
 
     `hessian` float32 [cols, cols]: X^T X of its inputs, the sum over a batch. `inputs`: input vectors in a batch, all
     calls counted. `row_moments` float32 [rows] or None: how much the loss minds an error of each row, the mean squared
-    gradient of the row's outputs up to one factor for all tensors (`RowMoments`).
+    gradient of the row's outputs up to one factor for all tensors (`collect_row_moments`).
     """
 
     hessian: Tensor
@@ -170,3 +170,43 @@ def collect_hessians(
             num_batches += 1
             task.update(num_batches)
     return collector.result(num_batches, reduce)
+
+
+def collect_row_moments(
+    weights: Mapping[str, Tensor],
+    run_losses: Iterable[Callable[[], Tensor]],
+    calibrations: Mapping[str, Calibration],
+    console: Console | None = None,
+) -> dict[str, Calibration]:
+    """The calibrations with the second moments of the gradients at the outputs of the weights.
+
+    For y = W x with gradients g of the loss at y, the gradient of W is the sum of g x^T over the tokens. Where tokens
+    are independent, the expected square of a row of it, summed, is E[g_i^2] times the trace of the Hessian: so
+    the moments follow from the gradients of the weights, without hooks, and a tied weight counts all its uses. They
+    share one factor, the number of tokens, which steps do not depend on.
+
+    Args:
+        weights: name -> parameter [rows, cols] that the losses depend on.
+        run_losses: one callable a batch, each gives the mean loss, with gradients.
+        calibrations: those of the same weights.
+        console: where progress is shown.
+    """
+    console = console or Silent()
+    sums = {name: torch.zeros(len(weight), device=weight.device) for name, weight in weights.items()}
+    num_batches = 0
+    with console.task("gradients", None) as task, torch.enable_grad():
+        for run_loss in run_losses:
+            gradients = torch.autograd.grad(run_loss(), list(weights.values()), allow_unused=True)
+            for total, gradient in zip(sums.values(), gradients, strict=True):
+                if gradient is not None:
+                    total += gradient.float().square().sum(dim=1)
+            num_batches += 1
+            task.update(num_batches)
+    if num_batches < 1:
+        raise UserError("calibration saw no batch: quant.calibration_batches must be 1 or more.")
+    result = dict(calibrations)
+    for name, total in sums.items():
+        given = calibrations[name]
+        trace = given.hessian.diagonal().sum().clamp_min(torch.finfo(torch.float32).tiny)
+        result[name] = replace(given, row_moments=total / num_batches / trace)
+    return result

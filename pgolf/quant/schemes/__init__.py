@@ -8,6 +8,7 @@ from pgolf.quant.schemes.percentile import PercentileGptq, PercentileRows
 from pgolf.quant.schemes.plain import BFloat16, Float8, Float32, Half, encode_exact
 from pgolf.quant.schemes.scheme import Cost, Scheme, gaussian_entropy
 from pgolf.quant.schemes.sdclip import Gptq, HessianClip
+from pgolf.quant.schemes.sensitivity import SensitivityGptq, TrellisGptq
 
 __all__ = [
     "AwqLite",
@@ -25,7 +26,9 @@ __all__ = [
     "PercentileGptq",
     "PercentileRows",
     "Scheme",
+    "SensitivityGptq",
     "Ternary",
+    "TrellisGptq",
     "encode_exact",
     "gaussian_entropy",
 ]

@@ -52,11 +52,14 @@ class Scheme(Protocol):
 
 
 @runtime_checkable
-class Adjustable(Protocol):
+class Adjustable(Scheme, Protocol):
     """A scheme with a choice between error and bytes."""
 
     def coarser(self, factor: float) -> Self:
         """The same scheme with steps `factor` times as wide (finer below one)."""
+
+    def base_steps(self, weight: Tensor, calibration: Calibration) -> Tensor:
+        """The steps about as they will be; float32 [rows]. Serves a first guess."""
 
 
 def gaussian_entropy(step_sigmas: float, levels: int) -> float:

@@ -18,6 +18,9 @@ from pgolf.quant.schemes.scheme import (
     require_positive,
 )
 
+LEAST_CLIP = 4.5
+"""Standard deviations; a Gaussian row of 512 values has its largest near three."""
+
 
 class Gptq:
     """GPTQ with the standard-deviation clip of the records (PR 1394), see `pgolf.quant.gptq`.
@@ -40,8 +43,20 @@ class Gptq:
         self.label = f"gptq int{bits}"
 
     def coarser(self, factor: float) -> Self:
-        """The same scheme with wider steps: `factor` times the standard deviations."""
-        return type(self)(bits=self.bits, clip_sigmas=self.clip_sigmas * factor, block_size=self.block_size)
+        """The same scheme with steps `factor` times as wide. Where they would clip a row below LEAST_CLIP standard
+        deviations, symbols get more bits, up to eight."""
+        bits, clip_sigmas = self.bits, self.clip_sigmas * factor
+        while clip_sigmas < LEAST_CLIP and bits < 8:
+            clip_sigmas *= (2**bits - 1) / (2 ** (bits - 1) - 1)
+            bits += 1
+        return self._with(bits, clip_sigmas)
+
+    def _with(self, bits: int, clip_sigmas: float) -> Self:
+        return type(self)(bits=bits, clip_sigmas=clip_sigmas, block_size=self.block_size)
+
+    def base_steps(self, weight: Tensor, calibration: Calibration) -> Tensor:
+        """The step of every row; float32 [rows]."""
+        return self.scales(weight, calibration)
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Matrices of two or more columns."""
@@ -84,14 +99,8 @@ class HessianClip(Gptq):
         self.strength = strength
         self.label = f"gptq int{bits} Hessian clip"
 
-    def coarser(self, factor: float) -> Self:
-        """The same scheme with wider steps."""
-        return type(self)(
-            bits=self.bits,
-            clip_sigmas=self.clip_sigmas * factor,
-            strength=self.strength,
-            block_size=self.block_size,
-        )
+    def _with(self, bits: int, clip_sigmas: float) -> Self:
+        return type(self)(bits=bits, clip_sigmas=clip_sigmas, strength=self.strength, block_size=self.block_size)
 
     def scales(self, weight: Tensor, calibration: Calibration) -> Tensor:
         """The step of every row before the rounding to float16; float32 [rows]."""

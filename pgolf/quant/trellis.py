@@ -1,0 +1,85 @@
+"""Trellis-coded quantisation: a finer grid than symbols alone could tell; the path so far says which half is meant.
+
+Marcellin and Fischer, 1990; entropy-coded: Fischer and Wang, 1992. Two codebooks share a grid of half a step; each has
+every second point. A symbol's parity moves a state machine of eight states, and the state says from which codebook the
+next symbol is (`pgolf.quant.encoded.trellis_codebooks`). The encoder searches the path with the least error (Viterbi).
+At the rates used here the error falls by about one decibel at equal entropy, that is 0.18 bit a weight.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from pgolf.quant.rans import TRELLIS
+
+Floats = npt.NDArray[np.float32]
+
+STATES = len(TRELLIS)
+PREDECESSORS = np.array(
+    [[(s, p) for s in range(STATES) for p in (0, 1) if TRELLIS[s, p] == to] for to in range(STATES)]
+)
+"""The two (state, parity) that lead to every state; int64 [8, 2, 2]."""
+FROM, PARITY = PREDECESSORS[:, :, 0], PREDECESSORS[:, :, 1]
+BRANCH = 2 * (FROM & 1) + PARITY
+"""Index of the branch, codebook * 2 + parity, of the two ways into every state; int64 [8, 2]."""
+
+
+def candidates(values: Floats, largest: int) -> tuple[Floats, Floats]:
+    """The nearest symbol of every branch, and its error, for values in steps.
+
+    `values` of any shape [...]; returns symbols and errors, float32 [4, ...] (codebook * 2 + parity). Symbols lie
+    between -largest and largest, an odd number.
+    """
+    quarter = np.float32(0.25)
+    centred: Floats = np.stack([values + quarter, values + quarter, values - quarter, values - quarter])
+    parity = np.array([0, 1, 0, 1], np.float32).reshape(4, *[1] * values.ndim)
+    bound = largest - 1 + parity
+    symbols: Floats = np.clip(2 * np.round((centred - parity) / 2) + parity, -bound, bound)
+    return symbols, centred - symbols
+
+
+def encode_path(
+    values: Floats, weights: Floats, segment: int, largest: int = 127
+) -> tuple[npt.NDArray[np.int8], Floats]:
+    """The symbols whose path has the least weighted squared error, and the values they stand for.
+
+    Args:
+        values: in steps, float32 [rows].
+        weights: how much the squared error of each counts, float32 [rows], not negative.
+        segment: rows of a path; each begins in state 0, and all are searched at once.
+        largest: bound of the symbols' magnitudes, odd.
+
+    Returns symbols int8 [rows] and values in steps, float32 [rows].
+    """
+    rows, count = len(values), -(-len(values) // segment)
+    padded = np.zeros((2, count * segment), np.float32)
+    padded[0, :rows], padded[1, :rows] = values, weights
+    # [steps, segments]: one step of all paths is contiguous
+    values, weights = np.ascontiguousarray(padded.reshape(2, count, segment).transpose(0, 2, 1))
+    symbols, errors = candidates(values, largest)
+    costs = np.ascontiguousarray((errors * errors * weights).transpose(1, 0, 2))
+    states, branches = _search(costs)
+    steps, paths = np.indices(values.shape)
+    chosen = symbols[branches, steps, paths]
+    decoded = chosen + 0.5 * (states & 1) - 0.25
+    return chosen.T.reshape(-1)[:rows].astype(np.int8), decoded.T.reshape(-1)[:rows].astype(np.float32)
+
+
+def _search(costs: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Viterbi: `costs` [steps, 4, paths] of the branches -> states left and branches taken, int64 [steps, paths]."""
+    steps, _, paths = costs.shape
+    total = np.full((STATES, paths), np.inf, np.float32)
+    total[0] = 0
+    seconds = np.empty((steps, STATES, paths), bool)
+    for step in range(steps):
+        first = total[FROM[:, 0]] + costs[step, BRANCH[:, 0]]
+        second = total[FROM[:, 1]] + costs[step, BRANCH[:, 1]]
+        np.less(second, first, out=seconds[step])
+        total = np.minimum(first, second)
+    states = np.empty((steps, paths), np.int64)
+    branches = np.empty((steps, paths), np.int64)
+    at, everyone = total.argmin(axis=0), np.arange(paths)
+    for step in range(steps - 1, -1, -1):
+        way = seconds[step, at, everyone].astype(np.int64)
+        branches[step] = BRANCH[at, way]
+        at = states[step] = FROM[at, way]
+    return states, branches
