@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pgolf.data.sentencepiece_model import refuse_surrogates
+
 OFFSET = 4  # The id of byte 0; ids 0-3 are pad, BOS, EOS and unknown.
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 
@@ -22,11 +24,9 @@ class ByteTokenizer:
     piece_bytes = [b""] * OFFSET + [bytes([value]) for value in range(256)]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without BOS."""
-        try:
-            return [value + OFFSET for value in text.encode()]
-        except UnicodeEncodeError as error:
-            raise ValueError(f"character {error.start} is a lone surrogate, which has no UTF-8 form.") from error
+        """Token ids of `text`, without BOS. ValueError for a lone surrogate, which has no UTF-8 form."""
+        refuse_surrogates([text])
+        return [value + OFFSET for value in text.encode()]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of `ids`; special ids decode to nothing, bytes that are no UTF-8 to U+FFFD."""

@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pgolf.data.documents import WORD_MARK
-from pgolf.data.sentencepiece_model import Tokenizer
+from pgolf.data.sentencepiece_model import Tokenizer, refuse_surrogates
 from pgolf.errors import UserError
 
 Kind = Literal["normal", "byte", "boundary"]
@@ -135,10 +135,9 @@ def code_points(text: str) -> npt.NDArray[np.uint32]:
     """uint32 [characters]; ValueError for a lone surrogate, which has no UTF-8 form."""
     try:
         return np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"character {error.start} is a lone surrogate, which has no UTF-8 form; leave the document out."
-        ) from error
+    except UnicodeEncodeError:
+        refuse_surrogates([text])
+        raise
 
 
 def character_costs(text: str, operators: Sequence[str] = ()) -> npt.NDArray[np.int64]:

@@ -236,10 +236,10 @@ class Pretokens:
         numbers = self.values[slots]
         missed = np.flatnonzero((self.keys[0][slots] != low) | (self.keys[1][slots] != high) | (high == 0))
         words = [text[a:b] for a, b in zip(starts[missed].tolist(), ends[missed].tolist(), strict=True)]
-        found = np.fromiter(map(self.numbers.__getitem__, words), np.int64, len(words))
-        numbers[missed] = found
-        self.values[slots[missed]] = found  # Where two share a slot, the last stays, here and in the next line.
-        self.keys[0][slots[missed]], self.keys[1][slots[missed]] = low[missed], high[missed]
+        numbers[missed] = np.fromiter(map(self.numbers.__getitem__, words), np.int64, len(words))
+        short = missed[high[missed] != 0]
+        self.values[slots[short]] = numbers[short]  # Where two share a slot, the last stays, here and in the next line.
+        self.keys[0][slots[short]], self.keys[1][slots[short]] = low[short], high[short]
         self._learn()
         lengths = self.lengths[numbers]
         index = np.repeat(self.starts[numbers] - (np.cumsum(lengths) - lengths), lengths)
@@ -252,7 +252,11 @@ class Pretokens:
         if not missing:
             return
         new = list(islice(reversed(self.numbers), missing))[::-1]
-        encoded = self.encode(new)
+        try:
+            encoded = self.encode(new)
+        except BaseException:
+            self.clear()  # They are numbered, but nothing is known about them.
+            raise
         ends = np.cumsum(encoded.lengths) + len(self.ids)
         self.starts = np.concatenate([self.starts, ends - encoded.lengths])
         self.lengths = np.concatenate([self.lengths, encoded.lengths])

@@ -130,8 +130,9 @@ class Tokenizer:
         """Token ids of each text, without BOS. ValueError for a lone surrogate, which has no UTF-8 form."""
         try:
             batch: list[list[int]] = self.processor.encode(list(texts), num_threads=1)
-        except UnicodeEncodeError as error:
-            raise ValueError(f"a lone surrogate has no UTF-8 form and cannot be tokenised ({error.reason}).") from error
+        except (UnicodeEncodeError, TypeError):  # SentencePiece says either, and neither says where.
+            refuse_surrogates(texts)
+            raise
         if self.normalization == "lossless":
             for index, text in enumerate(texts):
                 if WORD_MARK in text:
@@ -155,6 +156,17 @@ class Tokenizer:
         """The surface of a token as SentencePiece writes it (a space is U+2581)."""
         surface: str = self.processor.id_to_piece(int(token))
         return surface
+
+
+def refuse_surrogates(texts: Sequence[str]) -> None:
+    """ValueError when a text holds a lone surrogate, which has no UTF-8 form."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"character {error.start} is a lone surrogate, which has no UTF-8 form; leave the document out."
+            ) from error
 
 
 def parse(model: bytes) -> Any:

@@ -208,21 +208,22 @@ class TokenizerFile:
 
 
 def train_sentencepiece(sentences: Iterator[str], **settings: Any) -> bytes:
-    """Train a byte-fallback BPE model with single digits and the ids of this project; returns the serialised model."""
+    """Train a byte-fallback BPE model with single digits and the ids of this project; returns the serialised model.
+
+    Args:
+        settings: of SentencePiece's trainer; they come before those named here.
+    """
     sink = io.BytesIO()
+    shared: dict[str, Any] = SPECIAL_IDS | {
+        "model_type": "bpe",
+        "byte_fallback": True,
+        "split_digits": True,
+        "add_dummy_prefix": False,
+        "num_threads": 1,  # The same texts then give the same model.
+        "minloglevel": 2,
+    }
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=sentences,
-            model_writer=sink,
-            model_type="bpe",
-            byte_fallback=True,
-            split_digits=True,
-            add_dummy_prefix=False,
-            num_threads=1,
-            minloglevel=2,
-            **SPECIAL_IDS,
-            **settings,
-        )
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=sentences, model_writer=sink, **(shared | settings))
     except (RuntimeError, OSError) as error:
         raise UserError(
             f"data.tokenizer.vocab_size={settings['vocab_size']}: SentencePiece could not train on "
