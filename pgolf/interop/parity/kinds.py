@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pgolf.interop.parity import caseops, evaluation, loaders, models, optim, recipe
+from pgolf.interop.parity import caseops, evaluation, loaders, models, optim, quant, recipe
 from pgolf.interop.parity.case import Case, Outcome, Unsupported
 
 Runner = Callable[[Case], Outcome]
@@ -18,6 +18,14 @@ KINDS: dict[str, Runner] = {
     "ema_": optim.average,
     "eval_": evaluation.published_evaluation,
     "eval_baseline": evaluation.baseline_evaluation,
+    "gptq_1855_simsort": quant.similarity,
+    "gptq_baseline_int8": quant.baseline,
+    "gptq_byteshuffle": quant.byte_shuffle,
+    "gptq_core": quant.core,
+    "gptq_e2e": quant.end_to_end,
+    "gptq_gate_int8row": quant.gate_rows,
+    "gptq_lqer_pack": quant.lqer_factors,
+    "gptq_roundtrip": quant.round_trip,
     "loader_baseline": loaders.sequential,
     "loader_cu_seqlens": loaders.cu_seqlens,
     "loader_docpack": loaders.document_packing,

@@ -60,7 +60,7 @@ def _compare_batches(case: Case, make: Callable[[list[Path], BatchShape], Loader
     meta, compare = case.meta, Comparison()
     micro_batch_tokens = meta["global_tokens"] // (meta["world_size"] * meta["grad_accum_steps"])
     with tempfile.TemporaryDirectory() as folder:
-        loader = make(_shards(case, Path(folder)), BatchShape(micro_batch_tokens, meta["train_seq_len"]))
+        loader = make(write_shards(case, Path(folder)), BatchShape(micro_batch_tokens, meta["train_seq_len"]))
         if isinstance(loader, ShuffledSequenceLoader):
             for index, starts in enumerate(loader.starts):
                 compare.exact(f"order of file {index}", starts, case.arrays[f"init_start_inds_file{index}"])
@@ -78,7 +78,7 @@ def _compare_batch(compare: Comparison, case: Case, index: int, batch: Batch) ->
         compare.exact(f"longest segment of batch {index}", longest, case.meta["max_seqlen_per_batch"][index])
 
 
-def _shards(case: Case, folder: Path) -> list[Path]:
+def write_shards(case: Case, folder: Path) -> list[Path]:
     """The case's shards as files, in their order."""
     files: list[Path] = []
     while (key := f"shard{len(files)}") in case.arrays:

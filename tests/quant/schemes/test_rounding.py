@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 from pgolf.quant.encoded import Encoded, decode
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.schemes import Float32, Gptq, Half, Int8Rows, encode_exact, gaussian_entropy
-from tests.quant import golden
 
 MATRICES = hnp.arrays(
     np.float32,
@@ -77,14 +76,6 @@ def test_gptq_with_uncorrelated_inputs_is_plain_rounding() -> None:
     encoded = Gptq(bits=6, clip_sigmas=12.85).quantise(weight, Calibration(torch.eye(16)))
     scales = torch.tensor(encoded.parts["scales"]).float()[:, None]
     assert ((decode(encoded) - weight).abs() <= 0.5 * scales * (1 + 1e-5)).all()
-
-
-def test_published_gates() -> None:
-    arrays, _ = golden.load(golden.COMMITTED / "gptq_gate_int8row.npz")
-    for index in range(3):
-        encoded = Int8Rows().quantise(torch.tensor(arrays[f"W{index}"]), None)
-        assert np.array_equal(encoded.parts["symbols"], arrays[f"q{index}"])
-        assert np.array_equal(encoded.parts["scales"], arrays[f"s{index}"])
 
 
 def test_refusals() -> None:
