@@ -88,9 +88,7 @@ class Tokenizer:
     @cached_property
     def normalization(self) -> Normalization:
         """What the model does to a text before it looks for pieces."""
-        spec = self.proto.normalizer_spec
-        changes = spec.precompiled_charsmap or spec.add_dummy_prefix or spec.remove_extra_whitespaces
-        return "lossless" if not changes and spec.escape_whitespaces else "published"
+        return normalization(self.proto.normalizer_spec)
 
     @cached_property
     def sha256(self) -> str:
@@ -176,13 +174,21 @@ def parse(model: bytes) -> Any:
     return proto
 
 
+def normalization(spec: Any) -> Normalization:
+    """What a model with this NormalizerSpec does to a text."""
+    changes = spec.precompiled_charsmap or spec.add_dummy_prefix or spec.remove_extra_whitespaces
+    return "lossless" if not changes and spec.escape_whitespaces else "published"
+
+
 def lossless_model(model: bytes) -> bytes:
     """The same vocabulary without a normaliser: nothing is mapped, prefixed, stripped or collapsed.
 
-    SentencePiece has no call for it, so the model itself is edited.
+    SentencePiece has no call for it, so the model itself is edited. A model that is lossless already is given back.
     """
     proto = parse(model)
     spec = proto.normalizer_spec
+    if normalization(spec) == "lossless":
+        return model
     spec.name = "identity"
     spec.precompiled_charsmap = b""
     spec.normalization_rule_tsv = ""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pgolf.data.bytes import ByteTable, check_document_bytes
+from pgolf.data.bytes import ByteTable, SurfaceWalk, character_costs, charge, check_document_bytes
 from pgolf.errors import UserError
 
 BOS, UNK, BYTE, SPACE, WORD, INDENT, INNER, SNOW = range(8)
@@ -83,6 +83,36 @@ def test_bytes_of_any_document_are_its_utf8_length(text, tokenizer):
     counted = ByteTable.of(tokenizer).stream_bytes(np.array([1, *ids]))
     assert counted[0] == 0
     assert int(counted.sum()) == len(text.encode())
+
+
+@settings(deadline=None)
+@given(text=TEXTS)
+def test_both_paths_agree_token_by_token_outside_characters_in_byte_pieces(text, tokenizer):
+    """The table charges each byte piece one byte, the surface rule the whole character to the last of them."""
+    ids = np.array(tokenizer.encode(text))
+    by_table = ByteTable.of(tokenizer).stream_bytes(np.array([1, *ids]))[1:]
+    by_surface = SurfaceWalk(tokenizer.piece_bytes).count(ids)
+    in_bytes = np.isin(ids, tokenizer.byte_ids)
+    assert (by_table == by_surface)[~in_bytes].all()
+    assert by_table.sum() == by_surface.sum() == len(text.encode())
+
+
+def test_costs_of_characters():
+    assert character_costs("aé☃😀").tolist() == [1, 2, 3, 4]
+    operators = ("<", "+", "!")
+    assert character_costs("<a+b!<!!<c", operators).tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
+    with pytest.raises(ValueError, match="character 1 is a lone surrogate"):
+        character_costs("a\ud800")
+
+
+def test_charging_by_surfaces():
+    """Form "ab c" of the text " ab\t\tc " with pieces "a", "b ", "c": the ends of the text are in no surface."""
+    sizes, costs = np.array([1, 2, 1]), np.ones(7, np.int64)
+    offsets = np.array([1, 2, 3, 5, 6])
+    ids = np.array([0, 1, 2])
+    assert charge(ids, sizes, costs, "ab c", offsets).tolist() == [2, 3, 2]
+    assert charge(ids, sizes, costs, "ab c", offsets, whole=False).tolist() == [1, 3, 1]
+    assert charge(ids[:0], sizes, costs[:0], "").tolist() == []
 
 
 def test_both_disagreements_name_the_document_and_the_numbers():
