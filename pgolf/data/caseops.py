@@ -12,6 +12,7 @@ Only ASCII letters are touched; a word is a maximal run of them. Four private-us
 """
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 from pgolf.errors import UserError
@@ -21,12 +22,14 @@ OPERATORS = (TITLE, ALLCAPS, CAPNEXT, ESC)
 NAMES = dict(zip(OPERATORS, ("TITLE", "ALLCAPS", "CAPNEXT", "ESC"), strict=True))
 _ANY = f"[{TITLE}-{ESC}]"
 
-# The alternatives are tried in this order at each operator and each capital; nothing else needs a look.
+# Both patterns begin with the one character that has to be looked at, so that the rest of a text is skipped quickly;
+# what stands before that character is asked after it.
 _ENCODE = re.compile(
-    f"({_ANY})"
-    "|(?<![A-Za-z])([A-Z]{2,}+)(?![A-Za-z])"  # a whole word of capitals
-    "|(?<![A-Za-z])([A-Z])"  # the first letter of any other word
-    "|[A-Z]"  # a capital inside a word
+    f"[A-Z{TITLE}-{ESC}](?:"
+    f"(?<={_ANY})()"
+    "|(?<![A-Za-z][A-Z])([A-Z]++)(?![A-Za-z])"  # a whole word of capitals
+    "|(?<![A-Za-z][A-Z])()"  # the first letter of any other word
+    "|)"  # a capital inside a word
 )
 _PREFIX = {1: ESC, 2: ALLCAPS, 3: TITLE, None: CAPNEXT}
 
@@ -34,14 +37,15 @@ _PREFIX = {1: ESC, 2: ALLCAPS, 3: TITLE, None: CAPNEXT}
 # letter (escaped or not) one is. ALLCAPS stays active to the end of the word; an escaped letter does not end the word
 # and keeps its case. CAPNEXT waits for its letter across escaped characters.
 _DECODE = re.compile(
-    f"(?s:{ESC}(?P<literal>.))"
-    f"|(?<![A-Za-z]){ALLCAPS}(?P<word>{CAPNEXT}?[A-Za-z]"
-    f"(?:[A-Za-z]|{ESC}[A-Za-z]|{CAPNEXT}(?:{ESC}[A-Za-z])*+[A-Za-z])*+)"
-    f"|(?<![A-Za-z]){TITLE}{CAPNEXT}?(?P<title>[A-Za-z])"
-    f"|{CAPNEXT}(?P<waiting>(?s:{ESC}.)*+)(?P<next>[A-Za-z])"
-    f"|(?P<malformed>{_ANY})"
+    f"{ESC}(?s:.)"
+    f"|{ALLCAPS}(?<![A-Za-z]{ALLCAPS}){CAPNEXT}?[A-Za-z]"
+    f"(?:[A-Za-z]|{ESC}[A-Za-z]|{CAPNEXT}(?:{ESC}[A-Za-z])*+[A-Za-z])*+"
+    f"|{TITLE}(?<![A-Za-z]{TITLE}){CAPNEXT}?[A-Za-z]"
+    f"|{CAPNEXT}(?s:{ESC}.)*+[A-Za-z]"
+    f"|{TITLE}|{ALLCAPS}|{CAPNEXT}|{ESC}"  # Does not parse.
 )
 _IN_CAPITAL_WORD = re.compile(f"{ESC}(.)|{CAPNEXT}|([a-z]+)")
+LONGEST_KNOWN = 32  # Longer stretches are not remembered.
 _ESCAPED = re.compile(f"(?s){ESC}(.)")
 
 
@@ -74,26 +78,31 @@ def decode(text: str, *, malformed: Literal["refuse", "keep"] = "refuse") -> str
         malformed: "refuse" raises CaseOpsError at the first operator that does not parse; "keep" leaves such
             operators in the text (for what a model wrote).
     """
-    if malformed == "keep":
-        return _DECODE.sub(_decode_one_or_keep, text)
-    return _DECODE.sub(_decode_one, text)
+    return _DECODE.sub(_decode_or_keep if malformed == "keep" else _decode_or_refuse, text)
 
 
-def _decode_one(match: re.Match[str]) -> str:
-    if match.lastgroup == "malformed":
+def _decode_or_refuse(match: re.Match[str]) -> str:
+    unit = match[0]
+    if len(unit) == 1:
         raise CaseOpsError(match.start(), _reason(match.string, match.start()))
-    return _decode_one_or_keep(match)
+    return _decode_known(unit) if len(unit) < LONGEST_KNOWN else _decode_unit(unit)
 
 
-def _decode_one_or_keep(match: re.Match[str]) -> str:
-    group = match.lastgroup
-    if group == "word":
-        return _IN_CAPITAL_WORD.sub(lambda m: m[1] or (m[2] or "").upper(), match["word"])
-    if group == "next":
-        return _ESCAPED.sub(r"\1", match["waiting"]) + match["next"].upper()
-    if group == "title":
-        return match["title"].upper()
-    return match["literal"] if group == "literal" else match[0]
+def _decode_or_keep(match: re.Match[str]) -> str:
+    return match[0] if len(match[0]) == 1 else _decode_unit(match[0])
+
+
+def _decode_unit(unit: str) -> str:
+    """What an operator with everything that it governs stands for."""
+    operator = unit[0]
+    if operator == ALLCAPS:
+        return _IN_CAPITAL_WORD.sub(lambda m: m[1] or (m[2] or "").upper(), unit[1:])
+    if operator == CAPNEXT:
+        return _ESCAPED.sub(r"\1", unit[1:-1]) + unit[-1].upper()
+    return unit[-1] if operator == ESC else unit[-1].upper()
+
+
+_decode_known = lru_cache(maxsize=1 << 15)(_decode_unit)
 
 
 def _reason(text: str, position: int) -> str:

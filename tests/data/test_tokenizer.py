@@ -102,8 +102,9 @@ def test_published_training_settings():
         if field not in of_run:
             assert getattr(trained.trainer_spec, field) == getattr(published.trainer_spec, field), field
     ours, theirs = trained.normalizer_spec, published.normalizer_spec
-    assert read_rules(ours.precompiled_charsmap) == read_rules(theirs.precompiled_charsmap)
-    ours.ClearField("precompiled_charsmap")  # Its layout depends on the version of the library.
+    older, newer = (read_rules(spec.precompiled_charsmap) for spec in (theirs, ours))
+    assert older.single.items() <= newer.single.items() and older.continuing <= newer.continuing
+    ours.ClearField("precompiled_charsmap")  # A later version of the library knows a later version of Unicode.
     theirs.ClearField("precompiled_charsmap")
     assert ours == theirs
     assert [piece.piece for piece in trained.pieces[:264]] == [piece.piece for piece in published.pieces[:264]]
