@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pgolf.app.explain import Refusal, explain
 from pgolf.app.origin import Layer, Origins
-from pgolf.app.plain import chosen_experiment, job_config
+from pgolf.app.plain import job_config
 from pgolf.errors import UserError
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
@@ -119,7 +119,7 @@ class Composer:
                 if refusal.override is None:
                     return Job(overrides, {}, Path(), refusals=refusals)
                 remaining.remove(refusal.override)
-        config, unresolved = job_config(composed, chosen_experiment(composed.hydra.runtime.choices))
+        config, unresolved = job_config(composed, composed.hydra)
         directory = Path() if refusals or unresolved else _directory(composed, multirun)
         origins = Origins(self._layers(remaining), _assignments(remaining, composed))
         options = self.hydra.config_loader.get_group_options

@@ -16,7 +16,7 @@ from pgolf.app.check import require_valid
 from pgolf.app.compose import Job
 from pgolf.app.console import Screen
 from pgolf.app.lock import NotOurs, RunLock
-from pgolf.app.plain import chosen_experiment, job_config
+from pgolf.app.plain import job_config
 from pgolf.digest import digest
 from pgolf.errors import UserError
 from pgolf.files import read_json, remove_temporaries, write_bytes, write_json
@@ -92,7 +92,7 @@ def task(composed: DictConfig) -> float | None:
     """
     hydra = HydraConfig.get()
     swept = hydra.mode == RunMode.MULTIRUN
-    config, unresolved = job_config(composed, chosen_experiment(hydra.runtime.choices))
+    config, unresolved = job_config(composed, hydra)
     overrides = list(OmegaConf.to_container(hydra.overrides.task))  # type: ignore[arg-type]
     directory = Path(hydra.runtime.output_dir)
     require_valid([Job(overrides, config, directory, unresolved=unresolved)])

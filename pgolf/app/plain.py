@@ -8,22 +8,28 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pgolf import digest
+from pgolf.app.replaced import drop_unheard
 from pgolf.app.verbs import listing
 
 NO_VALUE_GIVEN = "no file and no override gives it a value"
 
 
-def job_config(composed: DictConfig, experiment: str | None) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """The resolved configuration of a job, without the `hydra` node, and (key, problem) pairs.
+def job_config(composed: DictConfig, hydra: Any) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The resolved configuration of a job, without the `hydra` node, and (key, problem) pairs; `hydra` is that node.
 
     `name` is filled from the chosen experiment, paths become absolute, and an absent part keeps its
-    target alone: what a preset had set on a part that is then taken away has nothing to act on.
+    target alone: what a preset had set on a part that is then taken away, or replaced by one that does not take it,
+    has nothing to act on.
     """
     problems: list[tuple[str, str]] = []
     config: dict[str, Any] = {
         str(key): _resolve(composed, key, str(key), problems) for key in composed if key != "hydra"
     }
     config = settle(config)
+    experiment = chosen_experiment(hydra.runtime.choices)
+    if experiment is not None:
+        folders = [Path(one.path) / "experiment" for one in hydra.runtime.config_sources if one.schema == "file"]
+        drop_unheard(config, experiment, folders, list(hydra.overrides.task), set(hydra.runtime.choices))
     if config.get("name") is None and "name" in config:
         config["name"] = experiment or "default"
     if isinstance(config.get("paths"), dict):
@@ -76,7 +82,7 @@ def register_resolvers() -> None:
 
 
 def _of_root(root: DictConfig) -> dict[str, Any]:
-    return job_config(root, chosen_experiment(root.hydra.runtime.choices))[0]
+    return job_config(root, root.hydra)[0]
 
 
 def _run_name(*, _root_: DictConfig) -> str:

@@ -1,10 +1,17 @@
 """The published results: consistent figures, lineage, presets and parity said plainly."""
 
+from pathlib import Path
+
 import pytest
 
-from pgolf.errors import UserError
-from pgolf.report import records
-from pgolf.report.records import FLAGS, LIMIT_BYTES, METRICS, load_catalogue, main
+from pgolf.app.verbs.records import main
+from pgolf.errors import ConfigError, UserError
+from pgolf.interop.parity.kinds import KINDS, kind_of
+from pgolf.report.presets import Preset, preset_directory, read_presets
+from pgolf.report.records import FLAGS, LIMIT_BYTES, METRICS, Changes, load_catalogue, render_record, render_table
+from tests.support import GOLDEN
+
+PRESETS = read_presets(preset_directory())
 
 
 @pytest.fixture(scope="module")
@@ -13,31 +20,32 @@ def catalogue():
 
 
 def test_every_record_is_whole(catalogue):
-    numbers = [record.pr for record in catalogue.records]
-    assert len(numbers) == len(set(numbers)) > 30
+    names = [record.id for record in catalogue.records]
+    assert len(names) == len(set(names)) > 30
     for record in catalogue.records:
         assert record.headline and record.metric in METRICS and set(record.flags) <= set(FLAGS)
-        assert 1.0 < record.mean < 1.1
-        assert record.parent is None or record.parent in numbers
-        assert 35_000_000 < record.parameters < 37_000_000
+        assert 1.0 < record.mean < 1.3
+        assert (record.parent in names) != (record.base in catalogue.bases)
+        assert record.parameters == 17_059_912 or 35_000_000 < record.parameters < 37_000_000
         assert record.artifact_bytes <= LIMIT_BYTES
         seeds = [run["seed"] for run in record.headline]
-        assert len(seeds) == len(set(seeds))
+        assert len(seeds) == len(set(seeds)) or "same-seed" in record.flags
 
 
 @pytest.mark.parametrize(
-    ("pr", "mean", "std", "n"),
+    ("name", "mean", "std", "n"),
     [
-        (1394, 1.08562, 0.00072, 5),
-        (1736, 1.06549, 0.00070, 3),
-        (1855, 1.06108, 0.00111, 3),
-        (1868, 1.06141, 0.00093, 3),
-        (1925, 1.06032, 0.00114, 3),
-        (2135, 1.05651, 0.00036, 3),
+        ("lora_ttt", 1.19280, 0.00058, 4),
+        ("1394", 1.08562, 0.00072, 5),
+        ("1736", 1.06549, 0.00070, 3),
+        ("1855", 1.06108, 0.00111, 3),
+        ("1868", 1.06141, 0.00093, 3),
+        ("1925", 1.06032, 0.00114, 3),
+        ("2135", 1.05651, 0.00036, 3),
     ],
 )
-def test_published_figures(catalogue, pr, mean, std, n):
-    record = catalogue.find(str(pr))
+def test_published_figures(catalogue, name, mean, std, n):
+    record = catalogue.find(name)
     assert (record.mean, record.std) == pytest.approx((mean, std), abs=5e-6)
     assert len(record.headline) == n
 
@@ -46,69 +54,125 @@ def test_loss_and_bits_per_byte_agree_within_a_record(catalogue):
     for record in catalogue.records:
         if "log-integrity" in record.flags:
             continue
+        # the logs of lora_ttt give four decimals
+        tolerance = 1e-4 if record.id == "lora_ttt" else 2e-6
         ratios = [run["loss"] / run["bpb"] for run in record.headline if "loss" in run]
-        assert max(ratios, default=1) == pytest.approx(min(ratios, default=1), rel=2e-6)
+        assert max(ratios, default=1) == pytest.approx(min(ratios, default=1), rel=tolerance)
 
 
 @pytest.mark.parametrize("name", ["1736", "pr1736", "#1736", "PR1736"])
 def test_names_of_one_record(catalogue, name):
     record = catalogue.find(name)
-    assert record.pr == 1736 and record.preset == "pr1736"
-    assert catalogue.lineage(record) == [1530, 1626, 1736]
+    assert record.id == "pr1736" and record.title == "PR 1736"
+    assert catalogue.lineage(record) == ["pr1530", "pr1626", "pr1736"]
+
+
+def test_a_record_without_a_number(catalogue):
+    record = catalogue.find("naive")
+    assert record.title == "naive" and record.std is None
+    assert catalogue.lineage(catalogue.find("lora_ttt")) == ["naive", "lora_ttt"]
 
 
 def test_an_unknown_record_is_a_sentence(catalogue):
-    with pytest.raises(UserError, match="there is no record 'pr1'; known: pr1394"):
+    with pytest.raises(UserError, match="there is no record 'pr1'; known: naive, lora_ttt, pr1394"):
         catalogue.find("pr1")
 
 
-def test_table_says_which_presets_exist_and_that_none_is_checked(tmp_path, capsys):
-    for name in ("pr1736.yaml", "none.yaml", "mine.yaml", "notes.txt"):
-        (tmp_path / name).touch()
-    assert main(["--presets", str(tmp_path)]) == 0
-    text = capsys.readouterr().out
-    row = next(line for line in text.splitlines() if line.startswith("1736 "))
-    assert "pr1736" in row and "1.06549" in row and "0.00070" in row
-    row = next(line for line in text.splitlines() if line.startswith("1855 "))
-    assert "pr1855" not in row
-    assert "Presets in this version: pr1736." in text
-    assert "Other presets: mine." in text
-    assert "No record is checked for parity" in text
-    first = text.splitlines()[2:]
-    assert first[0].startswith("2018") and "overlap" in first[0]
+def test_every_preset_is_a_record_and_says_its_figures(catalogue):
+    for name, preset in PRESETS.items():
+        record = catalogue.find(name)
+        with_presets = [one for one in catalogue.lineage(record)[:-1] if one in PRESETS]
+        assert preset.parent == (with_presets[-1] if with_presets else None), name
+        head = (preset_directory() / f"{name}.yaml").read_text("utf-8").splitlines()
+        assert head[0] == "# @package _global_"
+        std = f", std {record.std:.5f}" if record.std is not None else ""
+        assert head[2] == (
+            f"# Published: {record.mean:.5f} bits per byte{std}, n={len(record.headline)}; "
+            f"{record.parameters:,} parameters; at most {record.artifact_bytes:,} bytes."
+        ), name
 
 
-def test_parity_evidence_is_shown(catalogue):
-    evidence = {"pr1736": ["forward, 1e-6, tests/parity/test_pr1736.py"]}
-    checked = records.Catalogue(catalogue.base, evidence, catalogue.records)
-    assert "published script: pr1736." in records.render_table(checked, {"pr1736"})
-    text = records.render_record(checked, checked.find("1736"), {"pr1736"})
-    assert "tests/parity/test_pr1736.py" in text and "experiment=pr1736" in text
+def test_mechanisms_that_are_not_here_are_named(catalogue):
+    tilt = "n-gram tilt"
+    for name in ("pr1514", "pr2130", "pr2135"):
+        assert tilt in render_record(catalogue, catalogue.find(name), PRESETS)
+    assert "growing context" in render_record(catalogue, catalogue.find("pr2014"), PRESETS)
+    text = render_record(catalogue, catalogue.find("pr1736"), PRESETS)
+    assert "missing        gradients clipped on each GPU by itself" in text and tilt not in text
 
 
-def test_detail_has_delta_lineage_and_seeds(tmp_path, capsys):
-    assert main(["pr2135", "--presets", str(tmp_path)]) == 0
-    text = capsys.readouterr().out
-    assert "1530 -> 1626 -> 1736 -> 1797 -> 2130 -> 2135" in text
-    assert "changed from PR 2130:\n  gptq_calibration_batches = 32" in text
-    assert "none in this version" in text and "not checked in this version" in text
+def test_parity_names_kinds_that_have_a_runner_and_cases(catalogue):
+    names = {record.id for record in catalogue.records}
+    found = sorted(path.name for path in GOLDEN.glob("*"))
+    for evidence in catalogue.parity:
+        assert kind_of(evidence.cases) or any(kind.startswith(evidence.cases) for kind in KINDS), evidence.cases
+        assert set(evidence.records) <= names
+        if found:
+            assert any(name.startswith(evidence.cases) for name in found), evidence.cases
+
+
+def test_table_says_which_presets_exist_what_they_lack_and_what_is_checked(catalogue):
+    presets = {
+        "pr1736": Preset("pr1736", None, ("this.", "that."), ()),
+        "pr1769": Preset("pr1769", None, (), ("another.",)),
+        "mine": Preset("mine", None, (), ()),
+    }
+    text = render_table(catalogue, presets)
+    rows = {line.split()[0]: line for line in text.splitlines() if line}
+    assert "all but 2" in rows["pr1736"] and "1.06549" in rows["pr1736"] and "0.00070" in rows["pr1736"]
+    assert " all " in rows["pr1769"] and " all" not in rows["pr1855"]
+    assert "(pr1736)" in rows["pr1787"]
+    assert text.endswith("Other presets: mine.")
+    first = text.splitlines()[2]
+    assert first.startswith("pr2018") and "overlap" in first
+
+
+def test_evidence_is_the_records_own_or_that_of_its_nearest_ancestor(catalogue):
+    own = render_record(catalogue, catalogue.find("1736"), PRESETS)
+    assert "parity         forward pass: losses and gradients" in own and "(model_1736_*)" in own
+    assert "(model_1736_*) [of pr1736]" in render_record(catalogue, catalogue.find("1787"), PRESETS)
+    assert catalogue.nearest_evidence(catalogue.find("2135")) == "pr1736"
+
+
+def test_detail_has_delta_lineage_changes_and_seeds(catalogue):
+    changes = Changes("pr2130", {"quant.calibration_batches": ["16", "32"]})
+    text = render_record(catalogue, catalogue.find("pr2135"), {}, changes)
+    assert "pr1530 -> pr1626 -> pr1736 -> pr1797 -> pr2130 -> pr2135" in text
+    assert "published settings, changed from PR 2130:\n  gptq_calibration_batches = 32" in text
+    assert "changed from experiment=pr2130:\n  quant.calibration_batches: 16 -> 32" in text
+    assert "none in this version" in text
     assert "1.05679" in text and "15,942,822" in text
 
 
 def test_every_record_renders(catalogue):
     for record in catalogue.records:
-        assert str(record.pr) in records.render_record(catalogue, record, set())
+        assert record.title in render_record(catalogue, record, PRESETS)
 
 
-def test_a_missing_preset_folder_is_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="is not a folder of presets"):
-        main(["--presets", str(tmp_path / "nowhere")])
-
-
-def test_the_presets_of_this_version_are_found(capsys):
-    assert records.preset_directory().name == "experiment"
+def test_the_verb_lists_all(capsys):
     assert main([]) == 0
-    assert "Presets in this version" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in PRESETS) and "Other presets" not in shown
+
+
+def test_the_verb_shows_what_a_preset_changes(capsys):
+    assert main(["2135"]) == 0
+    shown = capsys.readouterr().out
+    assert "experiment=pr2135, changed from experiment=pr2130:\n  quant.calibration_batches: 16 -> 32\n\n" in shown
+    assert main(["pr2018"]) == 0
+    assert "preset         none in this version" in capsys.readouterr().out
+
+
+def test_own_presets_and_their_problems(tmp_path: Path, capsys):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults: [pr1736]\n")
+    assert main(["--config-dir", str(tmp_path)]) == 0
+    assert "Other presets: mine." in capsys.readouterr().out
+    (tmp_path / "experiment" / "pr2007.yaml").write_text("defaults: [override /ttt: nothing]\n")
+    with pytest.raises(ConfigError, match="nothing"):
+        main(["pr2007", "--config-dir", str(tmp_path)])
+    with pytest.raises(UserError, match="one record at a time"):
+        main(["pr1727", "pr1736"])
 
 
 def test_help_names_the_command(capsys):
