@@ -17,7 +17,8 @@ class CausalSelfAttention(Part):
     num_heads query heads share num_kv_heads key/value heads. exclude: optional XSA, made as
     exclude(num_heads, layer, num_layers), which gives None for a layer without it. gate: optional per-head gate on the
     output, made as gate(dim, num_heads) and fed the normed block input and the query projection. Raises ValueError when
-    dim is not divisible by num_heads, num_heads not by num_kv_heads, or the rotary dimensions exceed the head.
+    a count of heads is below 1, dim is not divisible by num_heads, num_heads not by num_kv_heads, or the rotary
+    dimensions exceed the head.
     """
 
     q_gain: nn.Parameter
@@ -36,6 +37,8 @@ class CausalSelfAttention(Part):
         gate: Callable[[int, int], nn.Module] | None,
     ) -> None:
         super().__init__()
+        if min(num_heads, num_kv_heads) < 1:
+            raise ValueError(f"attention.num_heads={num_heads} and num_kv_heads={num_kv_heads} must be at least 1")
         if dim % num_heads:
             raise ValueError(f"model.dim={dim} is not divisible by attention.num_heads={num_heads}")
         if num_heads % num_kv_heads:

@@ -27,7 +27,7 @@ class GPT(Part):
     wiring of late layers. head: made as head(vocab_size, dim). softcap: optional cap on the logits,
     made as softcap(vocab_size). precision: dtypes; None keeps parameters in float32, with bf16 autocast on a GPU.
 
-    Raises ValueError when qk_gain is a list of another length than the layers.
+    Raises ValueError when dim is below 1, embedding_std negative, or qk_gain a list of another length than the layers.
     """
 
     skip_weights: nn.Parameter
@@ -55,6 +55,8 @@ class GPT(Part):
         embedding_init: EmbeddingInit = "normal",
     ) -> None:
         super().__init__()
+        if dim < 1 or embedding_std < 0:
+            raise ValueError(f"dim={dim} must be at least 1 and embedding_std={embedding_std} not negative")
         self.vocab_size, self.dim = vocab_size, dim
         self.tok_emb = Embedding(vocab_size, dim, embedding_std, embedding_init)
         self.smear = smear(dim) if smear is not None else None

@@ -8,14 +8,14 @@ from pgolf.model.roles import Linear, Part, constant, orthogonal
 
 
 def _hidden(dim: int, multiple: float) -> int:
-    hidden = round(multiple * dim)
+    hidden = int(multiple * dim)  # rounded down, as in the published scripts
     if hidden < 1:
         raise ValueError(f"mlp.multiple={multiple} leaves no hidden unit at model.dim={dim}")
     return hidden
 
 
 class LeakyReLUSquared(Part):
-    """W_down (leaky_relu(W_up n, slope))^2, hidden width = round(multiple * dim). slope=0 is ReLU^2 (Primer); 0.5
+    """W_down (leaky_relu(W_up n, slope))^2, hidden width = floor(multiple * dim). slope=0 is ReLU^2 (Primer); 0.5
     from PR 1394 on."""
 
     def __init__(self, dim: int, *, multiple: float, slope: float) -> None:
@@ -32,7 +32,7 @@ class LeakyReLUSquared(Part):
 
 
 class SwiGLU(Part):
-    """W_down (silu(W_gate n) * W_up n), hidden width = round(multiple * dim) (Shazeer 2020, arXiv 2002.05202)."""
+    """W_down (silu(W_gate n) * W_up n), hidden width = floor(multiple * dim) (Shazeer 2020, arXiv 2002.05202)."""
 
     def __init__(self, dim: int, *, multiple: float) -> None:
         super().__init__()

@@ -12,13 +12,15 @@ class Rotary:
 
     Source: RoFormer; partial form as in the published records (16 of 64 dimensions). train_tokens: rows longer than
     that many tokens T0 use the base base * (T / T0)^(dims / (dims - 2)), T the row's length (NTK-aware scaling, called
-    YaRN in the records); None: never. Raises ValueError when dims is not a positive even number, or when there is
-    nothing to scale (dims=2).
+    YaRN in the records); None: never. Raises ValueError when dims is not a positive even number, base is not positive,
+    or when there is nothing to scale (dims=2).
     """
 
     def __init__(self, *, dims: int, base: float, train_tokens: int | None = None) -> None:
         if dims <= 0 or dims % 2:
             raise ValueError(f"rope dims={dims} must be a positive even number")
+        if base <= 0:
+            raise ValueError(f"rope base={base} must be positive")
         if train_tokens is not None and (train_tokens < 1 or dims == 2):
             raise ValueError(f"rope train_tokens={train_tokens} must be positive, with dims={dims} above 2")
         self.dims, self.base, self.train_tokens = dims, base, train_tokens

@@ -112,6 +112,7 @@ def test_swiglu_follows_its_formula():
     expected = (F.silu(n @ mlp.fc_gate.weight.T) * (n @ mlp.fc.weight.T)) @ mlp.proj.weight.T
     torch.testing.assert_close(mlp(n, 0, Context()), expected)
     assert mlp.fc.weight.shape == (20, 8)
+    assert SwiGLU(8, multiple=2.6).fc.weight.shape == (20, 8)  # 20.8, rounded down
 
 
 def test_overtone_embedding_has_singular_values_that_fall_like_one_over_the_root():
