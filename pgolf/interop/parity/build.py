@@ -171,7 +171,8 @@ def _lanes(settings: Settings, layers: int, lambdas: bool) -> Any:
 
 
 def _load(model: GPT, parameters: Mapping[str, Array]) -> None:
-    given = from_published({name: torch.from_numpy(value.copy()) for name, value in parameters.items()})
+    full = {name: torch.from_numpy(value.copy()) for name, value in parameters.items() if value.size}
+    given = from_published(full)  # a network without a first half has no rows of skip weights
     wanted = model.state_dict()
     if model.lanes is None:
         given = {name: value for name, value in given.items() if not name.startswith("lanes.parallel_")}
