@@ -66,6 +66,11 @@ def open_source(run: str, overrides: list[str], options: argparse.Namespace) -> 
     return Source(directory, config, overrides, changed)
 
 
+def changeable(overrides: list[str]) -> list[str]:
+    """The overrides of parts that need no training."""
+    return [one for one in overrides if _root(one) in CHANGEABLE]
+
+
 def _stored_overrides(directory: Path) -> list[str]:
     path = directory / ".hydra" / "overrides.yaml"
     stored = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else []
