@@ -35,12 +35,31 @@ class Total:
         return self.nats / math.log(2) / self.bytes
 
 
+@dataclass(frozen=True)
+class Coverage:
+    """Which positions a total stands for. `policy` names the rule; only `every_token` is a score of the text.
+
+    documents: documents of which every position was scored, of num_documents. left_out: positions that were not.
+    """
+
+    policy: str
+    documents: int
+    num_documents: int
+    left_out: int
+
+
+EVERY_TOKEN = "every_token"
+SCAN = 4096
+"""Positions that are looked at together when a document's next one is sought."""
+
+
 class Ledger:
     """One entry per scored position, written once, in order within each document.
 
     Position p (1 <= p < n) is the prediction of token p from the tokens before it in its document. The first token of
     a document is charged to the document before it, as in the published records (it costs nats, stands for no bytes);
-    token 0 is given.
+    token 0 is given. `starts` and `ends` bound what is scored left to right: the documents, or all of the text after
+    `join`. Inside an opened region (`open`) the order is free.
     """
 
     def __init__(self, validation: ValidationSet) -> None:
@@ -48,6 +67,10 @@ class Ledger:
         self.token_bytes = validation.token_bytes.astype(np.int64)
         self.starts = validation.document_starts.astype(np.int64)
         self.ends = np.append(self.starts[1:] + 1, count)
+        self._spans = list(zip(self.starts + 1, self.ends, strict=True))
+        self.left_out = np.zeros(count, dtype=bool)
+        self.policy = EVERY_TOKEN
+        self._opened = (0, 0)
         self.nats = np.full(count, np.nan)
         self.order = np.full(count, -1, dtype=np.int64)
         self.phase = np.full(count, -1, dtype=np.int64)
@@ -58,19 +81,67 @@ class Ledger:
 
     @property
     def num_documents(self) -> int:
-        """Documents in the validation text."""
+        """Documents in the validation text; 1 after `join`."""
         return len(self.starts)
+
+    def join(self) -> None:
+        """Treat the whole text as one document from now on: what is before a document may be read as its context.
+
+        Raises ValueError when something was scored already.
+        """
+        if self._written:
+            raise ValueError("documents can be joined only before anything is scored")
+        self.starts, self.ends = np.zeros(1, dtype=np.int64), np.array([len(self.nats)])
+        self._next = self.starts + 1
+
+    def open(self, start: int, end: int) -> None:
+        """Let positions [start, end) be scored in any order and read as context before they are; never learned from.
+
+        Replaces the region opened before. Each position is still charged once.
+        """
+        self._opened = (start, end)
+
+    def leave_out(self, positions: np.ndarray, policy: str) -> None:
+        """Declare that `positions` (indices or mask) will not be scored, by the rule `policy`: the total then says so.
+
+        They can be neither scored nor learned from. Raises ValueError for positions that were scored already.
+        """
+        mask = np.zeros(len(self.nats), dtype=bool)
+        mask[positions] = True
+        mask[0] = False
+        if np.isfinite(self.nats[mask]).any():
+            raise ValueError("positions that were scored cannot be left out")
+        if mask.any():
+            self.left_out |= mask
+            self.policy = policy
+            for document in range(len(self.starts)):
+                self._advance(document)
+
+    def unscored(self) -> np.ndarray:
+        """Mask of the positions that have no entry; the given token 0 is not one."""
+        mask = np.isnan(self.nats)
+        mask[0] = False
+        return mask
+
+    def coverage(self) -> Coverage:
+        """What the entries so far stand for."""
+        missing = self.unscored()
+        whole = sum(not missing[start:end].any() for start, end in self._spans)
+        return Coverage(self.policy, int(whole), len(self._spans), int(missing.sum()))
 
     def write(self, document: int, start: int, nats: np.ndarray, phase: int) -> None:
         """Enter the cost of positions start, start + 1, ... of `document`.
 
-        Raises RuleBroken (C4) when they were scored before, leave a gap, or run past the document's end.
+        Raises RuleBroken (C4) when they were scored before, leave a gap, are left out, or run past the document's end.
         """
         end = start + len(nats)
         expected = self._next[document]
-        if start < expected:
+        if start < expected or np.isfinite(self.nats[start:end]).any():
             raise RuleBroken("C4", f"position {start} of document {document} was scored already")
-        if start > expected or end > self.ends[document]:
+        if self.left_out[start:end].any():
+            raise RuleBroken("C4", f"positions [{start}, {end}) were declared as left out ({self.policy})")
+        free = self._opened[0] <= start and end <= self._opened[1]
+        if (start > expected and not free) or end > self.ends[document]:
             raise RuleBroken(
                 "C4",
                 f"document {document} goes on at position {expected} up to {self.ends[document]}, not [{start}, {end})",
@@ -80,14 +151,22 @@ class Ledger:
         self.nats[start:end] = nats
         self.order[start:end] = self._written + np.arange(len(nats))
         self.phase[start:end] = phase
-        self._next[document] = end
+        self._advance(document)
         self._written += len(nats)
         self._fresh[start:end] = True
         self._count(slice(start, end))
 
     def committed(self, document: int, start: int, end: int) -> bool:
         """Whether positions [start, end) of `document` have all been scored (its first token is always known)."""
-        return bool(self.starts[document] <= start and end <= self._next[document])
+        known = self.starts[document] <= start and end <= self._next[document]
+        return bool(known and not self.left_out[start:end].any())
+
+    def readable(self, document: int, start: int, end: int) -> bool:
+        """Whether tokens [start, end) may be read as context: scored, or inside the opened region."""
+        opened, closed = self._opened
+        if not (opened < end <= closed):
+            return self.committed(document, start, end)
+        return self.committed(document, start, max(start, min(opened, end)))
 
     def fresh(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Entries written since the last merge: mask, nats, order, phase, each float64 [n] and 0 where nothing is
@@ -109,10 +188,20 @@ class Ledger:
         self.nats[new], self.order[new], self.phase[new] = nats[new], order[new], phase[new]
         self._count(others)
         self._fresh[:] = False
-        scored = np.isfinite(self.nats)
-        for document, (start, end) in enumerate(zip(self.starts, self.ends, strict=True)):
-            done = scored[start + 1 : end]
-            self._next[document] = start + 1 + (len(done) if done.all() else int(np.argmin(done)))
+        for document in range(len(self.starts)):
+            self._advance(document)
+
+    def _advance(self, document: int) -> None:
+        """Move the document's next position past everything that is scored or left out."""
+        position, end = int(self._next[document]), int(self.ends[document])
+        while position < end:  # by blocks: a joined text is one long document
+            stop = min(position + SCAN, end)
+            done = np.isfinite(self.nats[position:stop]) | self.left_out[position:stop]
+            if not done.all():
+                position += int(np.argmin(done))
+                break
+            position = stop
+        self._next[document] = position
 
     def _count(self, entries: slice | np.ndarray) -> None:
         nats = self.nats[entries]
@@ -126,7 +215,7 @@ class Ledger:
         return Total(int(tokens), int(num_bytes), nats)
 
     def complete(self) -> bool:
-        """Whether every position of every document has been scored."""
+        """Whether every position of every document has been scored, but for those declared as left out."""
         return bool((self._next == self.ends).all())
 
     def total(self) -> Total:
@@ -135,12 +224,15 @@ class Ledger:
         return Total(int(scored.sum()), int(self.token_bytes[scored].sum()), math.fsum(self.nats[scored]))
 
     def per_document(self) -> dict[str, np.ndarray]:
-        """One row per document: tokens, bytes, nats, order (of its first entry), phase (of its last)."""
-        spans = list(zip(self.starts + 1, self.ends, strict=True))
+        """One row per document: tokens, bytes, nats, order (of its first entry), phase (of its last).
+
+        A document with positions that were left out has nats NaN; an empty one order and phase -1.
+        """
+        spans = self._spans
         return {
             "tokens": np.array([end - start for start, end in spans]),
             "bytes": np.array([self.token_bytes[start:end].sum() for start, end in spans]),
             "nats": np.array([math.fsum(self.nats[start:end]) for start, end in spans]),
-            "order": np.array([self.order[start] for start, _ in spans]),
-            "phase": np.array([self.phase[end - 1] for _, end in spans]),
+            "order": np.array([self.order[start] if start < end else -1 for start, end in spans]),
+            "phase": np.array([self.phase[end - 1] if start < end else -1 for start, end in spans]),
         }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pgolf.data.validation import ValidationSet
 from pgolf.distributed import Group
-from pgolf.score.ledger import Ledger, RuleBroken, Total
+from pgolf.score.ledger import EVERY_TOKEN, Coverage, Ledger, RuleBroken, Total
 
 # How far the probabilities handed in may miss 1, in nats (an fp32 log-softmax over 8192 tokens misses by about 1e-6).
 NORMALISATION_TOLERANCE = 1e-4
@@ -67,10 +67,12 @@ class Scorer:
 
     def __init__(self, validation: ValidationSet, group: Group, observer: Observer | None = None) -> None:
         self._tokens = torch.from_numpy(validation.tokens.astype(np.int64))
+        self._starts = torch.from_numpy(validation.document_starts.astype(np.int64))
         self.ledger = Ledger(validation)
         self.group = group
         self._observer = observer
         self._refusal: RuleBroken | None = None
+        self.documents = "isolated"
 
     @property
     def num_documents(self) -> int:
@@ -80,6 +82,35 @@ class Scorer:
     def span(self, document: int) -> tuple[int, int]:
         """First token of `document`, and one past the last position it is charged for."""
         return int(self.ledger.starts[document]), int(self.ledger.ends[document])
+
+    def document_starts(self) -> Tensor:
+        """First token of every document of the text, int64 [d], also after `join_documents`."""
+        return self._starts.clone()
+
+    def join_documents(self) -> None:
+        """The policy `documents: joined`: the whole text is one document, as in the records before PR 1530.
+
+        Only before anything is scored (ValueError). What is scored is still reported by document.
+        """
+        self.ledger.join()
+        self.documents = "joined"
+
+    def open(self, start: int, end: int) -> None:
+        """Announce that positions [start, end) are scored next under one state of the model, in any order and shared
+        by the processes of the group. They may be read as context at once and learned from once they are scored."""
+        self.ledger.open(start, end)
+
+    def leave_out(self, positions: np.ndarray, policy: str) -> None:
+        """The policy `coverage: <policy>`: `positions` are not scored. The total is then no score of the whole text,
+        and says so. Raises ValueError when they were scored, or when the policy has no name of its own."""
+        if policy == EVERY_TOKEN:
+            raise ValueError(f"a policy that leaves positions out cannot be called {EVERY_TOKEN}")
+        self.ledger.leave_out(positions, policy)
+
+    @property
+    def coverage(self) -> Coverage:
+        """Which positions the entries so far stand for."""
+        return self.ledger.coverage()
 
     def inputs(self, windows: Sequence[Window]) -> Tensor:
         """Input tokens of `windows`, int64 [B, widest], right-padded with 0, on the group's device.
@@ -91,7 +122,7 @@ class Scorer:
             start, end = self.span(window.document)
             if not start <= window.context_start < window.score_start < window.score_end <= end:
                 raise ValueError(f"{window} does not lie inside document {window.document} = [{start}, {end})")
-            if not self.ledger.committed(window.document, window.context_start, window.score_start):
+            if not self.ledger.readable(window.document, window.context_start, window.score_start):
                 raise self._refuse("C3", f"{window} asks for tokens before score_start that were not scored yet")
         if self._observer is not None:
             self._observer.handed_out(windows)
@@ -145,7 +176,10 @@ class Scorer:
         self.ledger.merge(*self.group.sum_(merged).cpu().numpy())
 
     def total(self) -> Total:
-        """The ledger's sum. Raises RuleBroken unless every position was scored (C4) and nothing was ever refused."""
+        """The ledger's sum. Raises RuleBroken unless every position was scored (C4) and nothing was ever refused.
+
+        Positions that were declared as left out are missing from it: `coverage` says how many.
+        """
         if self._refusal is not None:
             raise self._refusal
         if not self.ledger.complete():

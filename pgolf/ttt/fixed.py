@@ -1,54 +1,97 @@
 """Strategies that leave the weights alone."""
 
 import copy
+from typing import Literal
+
+import numpy as np
 
 from pgolf.model.gpt import GPT
 from pgolf.score.scorer import Scorer, Window
 from pgolf.ttt.strategy import Bench, score_windows
+from pgolf.ttt.windows import pieces, sliding_in_documents, sliding_over_text, spans
+
+Documents = Literal["isolated", "joined"]
+Coverage = Literal["every_token", "whole_batches"]
+WHOLE_BATCHES = "whole_batches"
 
 
 class Chunked:
     """Every document is cut into pieces of `sequence_tokens` that do not see each other; every position is scored once.
 
-    The published diagnostic evaluation, without its dropping of tail batches. rows: pieces per forward.
+    The published diagnostic evaluation. rows: pieces per forward. documents: `joined` takes the whole text as one
+    document, as before PR 1530. batch_tokens: cut at its multiples too, where the published evaluation begins another
+    batch. coverage: `whole_batches` leaves out what does not fill the last batch, as published from PR 1530 on; that
+    is no score of the text, and the summary says so.
     """
 
-    def __init__(self, *, sequence_tokens: int, rows: int) -> None:
+    def __init__(
+        self,
+        *,
+        sequence_tokens: int,
+        rows: int,
+        documents: Documents = "isolated",
+        batch_tokens: int | None = None,
+        coverage: Coverage = "every_token",
+    ) -> None:
         if sequence_tokens < 1 or rows < 1:
             raise ValueError(f"ttt.sequence_tokens={sequence_tokens} and ttt.rows={rows} must be at least 1")
-        self.sequence_tokens, self.rows = sequence_tokens, rows
+        if batch_tokens is not None and (batch_tokens < 1 or batch_tokens % sequence_tokens):
+            raise ValueError(
+                f"ttt.batch_tokens={batch_tokens} is not a multiple of ttt.sequence_tokens={sequence_tokens}"
+            )
+        if coverage == WHOLE_BATCHES and batch_tokens is None:
+            raise ValueError("ttt.coverage=whole_batches needs ttt.batch_tokens: how much text a batch is")
+        self.sequence_tokens, self.rows, self.documents = sequence_tokens, rows, documents
+        self.batch_tokens, self.coverage = batch_tokens, coverage
 
     def miniature(self, documents: int) -> tuple["Chunked", str]:
         """The same with short pieces, so that a sample of short documents has several."""
         small = copy.copy(self)
         small.sequence_tokens, small.rows = min(self.sequence_tokens, 48), min(self.rows, 2)
+        if self.batch_tokens is not None:
+            small.batch_tokens = 2 * small.sequence_tokens
         return small, f"pieces of {small.sequence_tokens} tokens, {small.rows} at a time"
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
         """Score all documents."""
-        windows = [
-            Window(document, start, start + 1, min(start + self.sequence_tokens + 1, end))
-            for document in range(scorer.num_documents)
-            for first, end in [scorer.span(document)]
-            for start in range(first, end - 1, self.sequence_tokens)
-        ]
-        score_windows(model, scorer, windows, self.rows, bench)
+        if self.documents == "joined":
+            scorer.join_documents()
+        documents = spans(scorer)
+        windows = pieces(documents, self.sequence_tokens, self.batch_tokens)
+        if self.coverage == WHOLE_BATCHES:
+            assert self.batch_tokens is not None  # the constructor saw to it
+            targets = documents[-1][1] - 1
+            kept = targets // self.batch_tokens * self.batch_tokens
+            scorer.leave_out(np.arange(kept + 1, targets + 1), WHOLE_BATCHES)
+            windows = [window for window in windows if window.score_end <= kept + 1]
+        _score(model, scorer, windows, self.rows, bench)
 
 
 class Sliding:
-    """Windows of `sequence_tokens` that move by `stride` inside a document; all but the first score only their last
-    `stride` positions.
+    """Windows of `sequence_tokens` that move by `stride`; all but the first score only their last `stride` positions.
 
-    Source: the 2026-03-19 record, made document-aware and without its double scoring of the tail.
+    windows: `per_document` begins anew in every document; `over_text` takes multiples of the stride in the whole text,
+    as published. documents: `isolated` ends a context at its document's start (PR 1530 on); `joined` does not.
+
+    Source: the 2026-03-19 record, without its double scoring of the tail; `over_text` is that of PR 1394 and after.
     """
 
-    def __init__(self, *, sequence_tokens: int, stride: int, rows: int) -> None:
+    def __init__(
+        self,
+        *,
+        sequence_tokens: int,
+        stride: int,
+        rows: int,
+        windows: Literal["per_document", "over_text"] = "per_document",
+        documents: Documents = "isolated",
+    ) -> None:
         if not 0 < stride <= sequence_tokens or rows < 1:
             raise ValueError(
                 f"ttt.stride={stride} must lie between 1 and ttt.sequence_tokens={sequence_tokens}; "
                 f"ttt.rows={rows} must be at least 1"
             )
         self.sequence_tokens, self.stride, self.rows = sequence_tokens, stride, rows
+        self.windows, self.documents = windows, documents
 
     def miniature(self, documents: int) -> tuple["Sliding", str]:
         """The same with short windows, so that they slide within a sample of short documents."""
@@ -60,14 +103,15 @@ class Sliding:
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
         """Score all documents."""
-        windows = []
-        for document in range(scorer.num_documents):
-            first, end = scorer.span(document)
-            score_start = first + 1
-            while score_start < end:
-                room = self.sequence_tokens if score_start == first + 1 else self.stride
-                score_end = min(score_start + room, end)
-                context = max(first, score_end - 1 - self.sequence_tokens)
-                windows.append(Window(document, context, score_start, score_end))
-                score_start = score_end
-        score_windows(model, scorer, windows, self.rows, bench)
+        if self.documents == "joined":
+            scorer.join_documents()
+        cut = sliding_in_documents if self.windows == "per_document" else sliding_over_text
+        _score(model, scorer, cut(spans(scorer), self.sequence_tokens, self.stride), self.rows, bench)
+
+
+def _score(model: GPT, scorer: Scorer, windows: list[Window], rows: int, bench: Bench) -> None:
+    """Score windows under fixed weights. Those of a joined text, which no document separates, are opened together."""
+    opened = scorer.documents == "joined"
+    if opened:
+        scorer.open(*scorer.span(0))
+    score_windows(model, scorer, windows, rows, bench, opened=opened)

@@ -49,29 +49,36 @@ def window_log_probs(
 
 
 def score_windows(
-    model: GPT, scorer: Scorer, windows: Iterable[Window], rows: int, bench: Bench, phase: int = 0
+    model: GPT,
+    scorer: Scorer,
+    windows: Iterable[Window],
+    rows: int,
+    bench: Bench,
+    phase: int = 0,
+    opened: bool = False,
 ) -> None:
     """Score `windows` with fixed weights, `rows` at a time, those of similar width together; documents keep their
     inner order.
 
-    Processes of a group share out whole documents.
+    Processes of a group share out whole documents. opened: the windows lie in a region that was opened, so they keep
+    no order and are shared out one by one.
     """
     group = scorer.group
     waves: dict[int, list[Window]] = {}
     position: dict[int, int] = {}
-    for window in windows:
-        wave = position.get(window.document, 0)
+    for index, window in enumerate(windows):
+        wave = 0 if opened else position.get(window.document, 0)
         position[window.document] = wave + 1
-        if window.document % group.world_size == group.rank:
+        if (index if opened else window.document) % group.world_size == group.rank:
             waves.setdefault(wave, []).append(window)
-    mine = [document for document in position if document % group.world_size == group.rank]
-    total = sum(scorer.span(document)[1] - scorer.span(document)[0] - 1 for document in mine)
+    total = sum(window.length for wave in waves.values() for window in wave)
+    before = scorer.ledger.running().tokens
     with torch.no_grad(), bench.console.task(bench.title, total) as task:
         for wave in sorted(waves):
-            ordered = sorted(waves[wave], key=lambda window: (window.width, window.document))
+            ordered = sorted(waves[wave], key=lambda window: (window.width, window.document, window.score_start))
             for start in range(0, len(ordered), rows):
                 batch = ordered[start : start + rows]
                 scorer.score(batch, window_log_probs(model, scorer, batch, bench.attention), phase)
                 sofar = scorer.ledger.running()
-                task.update(sofar.tokens, bpb_so_far=sofar.val_bpb if sofar.bytes else float("nan"))
+                task.update(sofar.tokens - before, bpb_so_far=sofar.val_bpb if sofar.bytes else float("nan"))
     scorer.synchronise()
