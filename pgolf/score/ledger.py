@@ -164,9 +164,9 @@ class Ledger:
     def readable(self, document: int, start: int, end: int) -> bool:
         """Whether tokens [start, end) may be read as context: scored, or inside the opened region."""
         opened, closed = self._opened
-        if not (opened < end <= closed):
-            return self.committed(document, start, end)
-        return self.committed(document, start, max(start, min(opened, end)))
+        if opened < end <= closed:
+            end = max(start, opened)
+        return start == end or self.committed(document, start, end)
 
     def fresh(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Entries written since the last merge: mask, nats, order, phase, each float64 [n] and 0 where nothing is
