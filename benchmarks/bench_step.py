@@ -30,7 +30,7 @@ from pgolf.app.verbs.composing import compose  # noqa: E402
 from pgolf.console import Silent  # noqa: E402
 from pgolf.data.shards import write_shard  # noqa: E402
 from pgolf.distributed import alone  # noqa: E402
-from pgolf.kernels.attend import Attention, select  # noqa: E402
+from pgolf.kernels.attend import Attention  # noqa: E402
 from pgolf.kernels.packing import Packing  # noqa: E402
 from pgolf.model.context import Context  # noqa: E402
 from pgolf.model.exclude import OwnValue, exclude_value  # noqa: E402
@@ -40,6 +40,7 @@ from pgolf.model.mlp import LeakyReLUSquared  # noqa: E402
 from pgolf.model.norm import rms_norm  # noqa: E402
 from pgolf.record import RunRecord  # noqa: E402
 from pgolf.train.clock import BudgetClock  # noqa: E402
+from pgolf.workshop import chosen_attention  # noqa: E402
 
 STEPS = 12  # of one block of the trainer comparison
 Work = Callable[[], object]
@@ -253,7 +254,7 @@ def main() -> None:
     words.append("train.checkpoint_seconds=1e9")  # a checkpoint is no part of a step
     recipe = build.recipe(compose(words, options).config)
     device = torch.device(options.device)
-    name, attention = select(recipe.kernels, device)
+    name, attention = chosen_attention(recipe, device)
     print(json.dumps({"attention": name, **compare_model(recipe, attention, device, options)}), flush=True)
     if options.trainer_pairs:
         print(json.dumps(compare_trainer(recipe, attention, options.trainer_pairs)))

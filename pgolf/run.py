@@ -22,7 +22,6 @@ from pgolf.data.loaders import BatchShape, ShuffledSequenceLoader
 from pgolf.distributed import Group
 from pgolf.errors import UserError
 from pgolf.files import read_json, write_bytes, write_json
-from pgolf.kernels.attend import select
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
 from pgolf.model.roles import parameter_roles, stream
@@ -37,7 +36,7 @@ from pgolf.train.weights import load as load_weights
 from pgolf.train.weights import save as save_weights
 from pgolf.ttt.fixed import Chunked
 from pgolf.ttt.strategy import Bench, Strategy
-from pgolf.workshop import Recipe, Workshop, prepared_data, refuse_other_data
+from pgolf.workshop import Recipe, Workshop, chosen_attention, prepared_data, refuse_other_data
 
 PROMPTS = ("Return a new", "If the argument is not")
 SAMPLE_TOKENS = 60
@@ -99,7 +98,7 @@ def audit_run(recipe: Recipe, directory: Path | None, group: Group, console: Con
     else:
         _randomise(model, recipe.seed)
     model.set_plan("looped")
-    _, attention = select(recipe.kernels, group.device)
+    _, attention = chosen_attention(recipe, group.device)
     bench = Bench(recipe.seed, attention, console)
     checks = recipe.audit.run(model.to(group.device).eval(), recipe.ttt, dataset.validation(), bench)
     return table(checks, recipe.audit.scope(recipe.ttt)[1])

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pgolf.audit.probe import Audit
@@ -15,7 +16,7 @@ from pgolf.data.dataset import Dataset
 from pgolf.data.validation import ValidationSet
 from pgolf.distributed import Group
 from pgolf.errors import UserError
-from pgolf.kernels.attend import select
+from pgolf.kernels.attend import Attention, select
 from pgolf.model.gpt import GPT
 from pgolf.optim.roles import RoleOptimizers
 from pgolf.quant.compress import Compressor
@@ -41,6 +42,15 @@ class Recipe:
     audit: Audit
     # configuration nodes that go into the artifact: what rebuilds the model and its scoring
     description: dict[str, Any]
+
+
+def chosen_attention(recipe: Recipe, device: torch.device) -> tuple[str, Attention]:
+    """The attention back end of a recipe and its name: one that works for the heads and the precision of its model."""
+    with torch.device("meta"):
+        model = recipe.model(recipe.data.vocab_size, recipe.seed)
+    attention = model.blocks[0].attn
+    heads = (attention.num_heads, attention.num_kv_heads, attention.head_dim)
+    return select(recipe.kernels, device, model.precision.activations(device), heads)
 
 
 def prepared_data(begun: dict[str, Any]) -> Path | None:
@@ -77,7 +87,7 @@ class Workshop:
         self.record = RunRecord(directory, identity, group.leads, tracker)
         self._begun = dict(begun if begun is not None else self.record.data)
         group.barrier()  # everyone has read the same record before the leader writes it
-        kernel, self.attention = select(recipe.kernels, group.device)
+        kernel, self.attention = chosen_attention(recipe, group.device)
         console.say(f"{group.world_size} process(es) on {group.device}; attention: {kernel}")
 
     @cached_property

@@ -61,9 +61,14 @@ def _check_kernels(kernels: str) -> list[Problem]:
 def _build_model(config: dict[str, Any], parts: dict[str, Any]) -> None:
     import torch
 
+    from pgolf.train.loop import Trainer
+
     with torch.device("meta"):
         with blaming(config["model"], "model"):
             model = parts["model"](parts["data"].vocab_size, config["seed"])
+        if isinstance(parts.get("train"), Trainer):
+            with blaming(config["train"], "train"):
+                parts["train"].activation(list(model.plans))
         if "optim" in parts:
             with blaming(config["optim"], "optim"):
                 parts["optim"](model)

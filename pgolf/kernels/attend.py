@@ -32,22 +32,25 @@ NOT_ON_CPU = {
     "varlen": "torch's varlen attention has no CPU kernel",
     "flex": "torch's flex attention has no backward on a CPU",
 }
+HEADS = (4, 2, 64)  # query heads, key/value heads, head dimension of the tiny case unless told
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}  # of the largest value
 
 
-def select(name: str, device: torch.device, dtype: torch.dtype | None = None) -> tuple[str, Attention]:
+def select(
+    name: str, device: torch.device, dtype: torch.dtype | None = None, heads: tuple[int, int, int] = HEADS
+) -> tuple[str, Attention]:
     """Choose a back end: `auto` takes the first of BACKENDS that works on `device` in `dtype`
-    (None: `usual_dtype`).
+    (None: `usual_dtype`) for `heads`: query heads, key/value heads and head dimension of the model.
 
     Raises UserError when a back end asked for by name is unknown or cannot be used here.
     """
     if name == "auto":
-        name = next((each for each in BACKENDS if not probe(each, device, dtype)), "")
+        name = next((each for each in BACKENDS if not probe(each, device, dtype, heads)), "")
         if not name:
-            raise UserError(f"no attention back end works on {device}: {probe('sdpa', device, dtype)}.")
+            raise UserError(f"no attention back end works on {device}: {probe('sdpa', device, dtype, heads)}.")
     elif name not in BACKENDS:
         raise UserError(f"kernels={name} is unknown: choose auto or one of {', '.join(BACKENDS)}.")
-    elif reason := probe(name, device, dtype):
+    elif reason := probe(name, device, dtype, heads):
         raise UserError(f"kernels={name} cannot be used on {device}: {reason}. kernels=auto picks one that works.")
     return name, BACKENDS[name]()
 
@@ -57,7 +60,9 @@ def usual_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def probe(name: str, device: torch.device, dtype: torch.dtype | None = None) -> str:
+def probe(
+    name: str, device: torch.device, dtype: torch.dtype | None = None, heads: tuple[int, int, int] = HEADS
+) -> str:
     """Run tiny cases on `device`, dense and packed, forward and backward, and compare with the reference.
 
     Returns "" or why the back end cannot be used.
@@ -68,7 +73,9 @@ def probe(name: str, device: torch.device, dtype: torch.dtype | None = None) -> 
     packed = Packing.from_cu_seqlens(torch.tensor([0, 7, 7, 40, 40], dtype=torch.int32), 64).to(device)
     try:
         attention = BACKENDS[name]()
-        deviation = max(_deviations(attention, device, dtype, None) + _deviations(attention, device, dtype, packed))
+        deviation = max(
+            _deviations(attention, device, dtype, heads, None) + _deviations(attention, device, dtype, heads, packed)
+        )
     except (ImportError, OSError) as error:
         return f"not installed ({error})"
     except UserError as error:
@@ -79,12 +86,19 @@ def probe(name: str, device: torch.device, dtype: torch.dtype | None = None) -> 
     return "" if deviation <= TOLERANCE[dtype] else f"disagrees with the reference by {deviation:.2g} of its values"
 
 
-def _deviations(attention: Attention, device: torch.device, dtype: torch.dtype, packing: Packing | None) -> list[float]:
+def _deviations(
+    attention: Attention,
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: tuple[int, int, int],
+    packing: Packing | None,
+) -> list[float]:
     """Largest error of the output and of each gradient, relative to the largest value of the reference; infinity
     where it is not a number."""
     generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(1, 40, heads, 64, generator=generator).to(device, dtype) for heads in (4, 2, 2)]
-    slope = torch.randn(1, 40, 4, 64, generator=generator).to(device, dtype)
+    queries, groups, width = heads
+    shapes = [(1, 40, count, width) for count in (queries, groups, groups, queries)]
+    *inputs, slope = (torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
     got, expected = (
         _with_gradients(function, [x.detach().clone().requires_grad_() for x in inputs], packing, slope)
         for function in (attention, reference)

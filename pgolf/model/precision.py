@@ -37,6 +37,10 @@ class Precision:
         enabled = device.type == "cuda" and self.autocast_dtype is not None
         return torch.autocast(device.type, self.autocast_dtype or torch.bfloat16, enabled=enabled)
 
+    def activations(self, device: torch.device) -> torch.dtype:
+        """What matrix products, and so attention, compute in on `device`."""
+        return self.autocast_dtype or torch.float32 if device.type == "cuda" else torch.float32
+
     def stream(self, embedded: Tensor) -> Tensor:
         """The residual stream that an embedding begins: of its dtype under autocast, else of float32."""
         return embedded if embedded.is_cuda and self.autocast_dtype is not None else embedded.float()

@@ -22,7 +22,8 @@ def continuation(
     row = list(tokens)
     for _ in range(length):
         visible = torch.tensor([row[-window:]], device=device)
-        logits = model.logits(model(visible, context)[:, -1:], context)[0, 0].cpu()
+        with model.precision.autocast(device):
+            logits = model.logits(model(visible, context)[:, -1:], context)[0, 0].cpu()
         logits[:4] = -float("inf")
         row.append(int(torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1, generator=generator)))
     return row[len(tokens) :]

@@ -128,8 +128,8 @@ def schedule(run: Run, path: Path) -> Path | None:
             if expected is not None:
                 axes.plot(places * budget, expected, "--", color=GREY, lw=2.6, label="rate, planned")
             switch = run.config["train"].get("loop_at")
-            if _number(switch):
-                at = switch * budget
+            for moment in filter(_number, switch if isinstance(switch, list) else [switch]):
+                at = moment * budget
                 text = f"recurrence, planned ({at:.4g})"
                 axes.axvline(at, color=GREY, linestyle=":", linewidth=2.4, label=text)
         axes.plot(*_series(events, "lr_scale", over), color=COLOURS[0], lw=1.6, label="rate")

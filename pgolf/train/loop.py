@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
 from pgolf.optim.averaging import ExponentialAverage
 from pgolf.optim.roles import RoleOptimizers
+from pgolf.optim.schedule import Activation, Position
 from pgolf.train import checkpoint
 from pgolf.train.clock import BudgetClock
 
@@ -43,7 +44,7 @@ class Trainer:
     batch_tokens: tokens of one optimiser step over all ranks; micro_batch_tokens: tokens one forward sees;
     sequence_tokens: longest document piece, or length of a row. loader: made as loader(files, world_size, rank, shape),
     see pgolf.data.loaders; prefetch_batches: micro-batches drawn ahead of the step that uses them. loop_at: part of the
-    budget at which the looped plan takes over.
+    budget at which the looped plan takes over; a list gives one for each plan after the first (model.depth.ramp).
     clip_norm: global L2 norm of the averaged gradient. schedule, momentum: see pgolf.optim.schedule. averaging: made
     as averaging(model). checkpoint_seconds: seconds between checkpoints. max_seconds=None with max_steps gives the
     same bits again on the same machine; a budget in seconds does not. Raises ValueError when there is no budget or
@@ -60,7 +61,7 @@ class Trainer:
         sequence_tokens: int,
         loader: MakeLoader,
         prefetch_batches: int,
-        loop_at: float,
+        loop_at: float | list[float],
         clip_norm: float,
         schedule: Callable[[float], float],
         momentum: Callable[[int], float],
@@ -86,9 +87,11 @@ class Trainer:
                 f"train.micro_batch_tokens={micro_batch_tokens} is not a multiple of "
                 f"train.sequence_tokens={sequence_tokens}, and this train.loader gives whole rows"
             )
-        if not 0.0 <= loop_at <= 1.0:
+        moments = loop_at if isinstance(loop_at, list) else [loop_at]
+        if not moments or sorted(set(moments)) != moments or not 0.0 <= moments[0] <= moments[-1] <= 1.0:
             raise ValueError(
-                f"train.loop_at={loop_at} must lie between 0 and 1: the part of the budget before recurrence"
+                f"train.loop_at={loop_at} must lie between 0 and 1 (the part of the budget before recurrence), and a "
+                "list must rise"
             )
         if clip_norm <= 0.0:
             raise ValueError(f"train.clip_norm={clip_norm} must be positive")
@@ -122,7 +125,7 @@ class Trainer:
 
         Continues from `directory`/state.pgolf when there is one, bit for bit on a CPU.
         """
-        micro_steps = self.micro_steps(group.world_size)
+        micro_steps, activation = self.micro_steps(group.world_size), self.activation(list(model.plans))
         loader = self.batches(dataset, group)
         average = self.averaging(model)
         progress = Progress()
@@ -139,9 +142,9 @@ class Trainer:
         saved_at = clock.elapsed("train")
         with loader, clock.phase("train"), console.task("train", self.max_steps) as task:
             while (fraction := self._fraction_now(progress, clock, group)) < 1.0:
-                if fraction >= self.loop_at and progress.looped_at is None:
+                model.set_plan(activation.at(Position(progress.step, fraction)))
+                if model.plan_name == "looped" and progress.looped_at is None:
                     progress.looped_at = progress.step
-                    model.set_plan("looped")
                 lr_scale, momentum = self.schedule(fraction), self.momentum(progress.step)
                 optimizers.schedule(lr_scale, momentum)
                 batches = _Timed(loader)
@@ -182,6 +185,20 @@ class Trainer:
         model.set_plan("looped")
         return average.state_dict(), progress
 
+    def activation(self, plans: Sequence[str]) -> Activation:
+        """When each of a model's plans takes over; `plans` names them in order, the last one is "looped".
+
+        Raises ValueError when loop_at is a list of another length than the plans after the first.
+        """
+        if not isinstance(self.loop_at, list):
+            return Activation(first=plans[0], starts={plans[-1]: self.loop_at})
+        if len(self.loop_at) != len(plans) - 1:
+            raise ValueError(
+                f"train.loop_at={self.loop_at} has {len(self.loop_at)} values for the {len(plans) - 1} plan(s) after "
+                f"the first: {', '.join(plans[1:])}"
+            )
+        return Activation(first=plans[0], starts=dict(zip(plans[1:], self.loop_at, strict=True)))
+
     def micro_steps(self, world_size: int) -> int:
         """Micro-batches each rank runs per optimiser step. Raises UserError when they cannot be shared out evenly."""
         total = self.batch_tokens // self.micro_batch_tokens
@@ -214,7 +231,7 @@ class Trainer:
         optimizers.zero_grad()
         total = torch.zeros((), device=group.device)
         for _ in range(micro_steps):
-            loss = batch_loss(model, batches.next(), attention, group.device) / micro_steps
+            loss = batch_loss(model, batches.next(), attention, group.device, self.sequence_tokens) / micro_steps
             loss.backward()
             total += loss.detach()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -226,9 +243,12 @@ class Trainer:
         return mean_loss, grad_norm
 
 
-def batch_loss(model: GPT, batch: Batch, attention: Attention, device: torch.device) -> Tensor:
-    """Mean cross entropy in nats of one micro-batch; packed documents, and rows, do not see each other."""
-    packing = Packing.from_cu_seqlens(batch.cu_seqlens).to(device) if batch.cu_seqlens is not None else None
+def batch_loss(model: GPT, batch: Batch, attention: Attention, device: torch.device, longest: int) -> Tensor:
+    """Mean cross entropy in nats of one micro-batch; packed documents, and rows, do not see each other. longest: tokens
+    of the longest piece that the loader gives, a constant of the run: what depends on it is compiled once."""
+    packing = None
+    if batch.cu_seqlens is not None:
+        packing = Packing.from_cu_seqlens(batch.cu_seqlens, longest).to(device)
     context = Context(attention, packing)
     with model.precision.autocast(device):
         hidden = model(batch.inputs.to(device, non_blocking=True), context)

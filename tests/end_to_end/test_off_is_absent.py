@@ -93,7 +93,7 @@ def losses(model: GPT, config: dict[str, Any]) -> list[float]:
         if step == 2:
             model.set_plan("looped")
         optimizers.zero_grad()
-        loss = batch_loss(model, batch, attention, device)
+        loss = batch_loss(model, batch, attention, device, 64)
         found.append(float(loss.detach()))
         if step < 3:
             loss.backward()

@@ -83,6 +83,22 @@ def test_a_back_end_that_dies_at_launch_is_not_used(monkeypatch):
     assert attend.probe("flash3", CPU) == "fails on a tiny case (RuntimeError: no kernel image for this device)"
 
 
+def test_the_heads_of_the_model_are_what_is_tried(monkeypatch):
+    """A library may refuse a head dimension that another one takes."""
+
+    def picky(q, k, v, packing):
+        if q.shape[3] % 8:
+            raise RuntimeError("head dimension must be a multiple of 8")
+        return reference(q, k, v, packing)
+
+    monkeypatch.setitem(attend.BACKENDS, "flash3", lambda: picky)
+    assert attend.select("auto", CPU)[0] == "flash3"
+    assert attend.select("auto", CPU, heads=(6, 3, 16))[0] == "flash3"
+    assert attend.select("auto", CPU, heads=(6, 3, 12))[0] == "sdpa"
+    with pytest.raises(UserError, match="kernels=flash3 cannot be used on cpu.*multiple of 8"):
+        attend.select("flash3", CPU, heads=(2, 2, 12))
+
+
 def test_where_nothing_works_the_reason_is_said(monkeypatch):
     def broken():
         raise ImportError("torch is broken")

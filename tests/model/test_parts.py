@@ -199,7 +199,9 @@ def test_precision_keeps_the_dtypes_and_computes_in_fp32_on_a_cpu():
     assert hidden.dtype == torch.float32 and model.tok_emb.weight.grad.dtype == torch.bfloat16
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert not published.autocast(cpu)._enabled
+    assert (published.activations(cpu), published.activations(gpu)) == (torch.float32, torch.bfloat16)
     fp32 = Precision(parameters={}, autocast=None)
+    assert fp32.activations(gpu) == torch.float32
     assert not fp32.autocast(cpu)._enabled and (not torch.cuda.is_available() or not fp32.autocast(gpu)._enabled)
     with pytest.raises(ValueError, match="no role 'matrices'"):
         Precision(parameters={"matrices": "bfloat16"}, autocast=None)

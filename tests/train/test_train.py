@@ -16,10 +16,11 @@ from pgolf.data.loaders import (
 )
 from pgolf.errors import UserError
 from pgolf.kernels.attend import sdpa
+from pgolf.model.plan import Depth
 from pgolf.optim.averaging import ExponentialAverage
 from pgolf.optim.muon import Muon
 from pgolf.optim.roles import RoleOptimizers
-from pgolf.optim.schedule import MomentumRamp, Warmdown
+from pgolf.optim.schedule import MomentumRamp, Position, Warmdown
 from pgolf.train import checkpoint
 from pgolf.train.clock import BudgetClock, limits
 from pgolf.train.loop import Trainer
@@ -57,7 +58,7 @@ def optimisers(model):
     return RoleOptimizers(model, matrix=MUON, embedding=adam, scalar=adam, head=None, gate=None)
 
 
-def train(directory: Path, group=ALONE, seed=1, stop_after=None, **changes):
+def train(directory: Path, group=ALONE, seed=1, stop_after=None, model=None, **changes):
     """Train on predictable text; gives averaged weights, progress, events and the model."""
     settings = {**SETTINGS, **changes}
     directory.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def train(directory: Path, group=ALONE, seed=1, stop_after=None, **changes):
     group.barrier()
     dataset = FakeDataset.__new__(FakeDataset)
     dataset.train_files = sorted(directory.glob("train_*.bin"))
-    model, events = tiny_model(seed=seed), []
+    model, events = model or tiny_model(seed=seed), []
 
     def log(event):
         events.append(event)
@@ -95,6 +96,25 @@ def test_training_learns_and_reports(tmp_path):
     assert [event["plan"] for event in events] == ["plain"] * 12 + ["looped"] * 18
     assert events[0]["lr_scale"] == 1.0 and events[-1]["lr_scale"] < 0.15
     assert set(averaged) == set(model.state_dict())
+
+
+def test_recurrence_may_come_in_steps():
+    """Three plans, each from its own moment on; a plain number goes to the deepest one at once."""
+    plans = ["plain", "loop1", "looped"]
+    in_steps = Trainer(**{**SETTINGS, "loop_at": [0.2, 0.5]}).activation(plans)
+    at_once = Trainer(**SETTINGS).activation(plans)
+    moments = [0.0, 0.2, 0.4, 0.5, 1.0]
+    assert [in_steps.at(Position(0, m)) for m in moments] == ["plain", "loop1", "loop1", "looped", "looped"]
+    assert [at_once.at(Position(0, m)) for m in moments] == ["plain", "plain", "looped", "looped", "looped"]
+    with pytest.raises(ValueError, match=r"has 2 values for the 1 plan\(s\) after the first: looped"):
+        Trainer(**{**SETTINGS, "loop_at": [0.2, 0.5]}).activation(["plain", "looped"])
+
+
+def test_training_walks_the_plans_of_a_ramp(tmp_path):
+    depth = Depth(num_layers=4, loop_start=1, loop_end=2, num_loops=2, skips=True, ramp=True)
+    _, progress, events, model = train(tmp_path, model=tiny_model(depth=depth), max_steps=5, loop_at=[0.2, 0.6])
+    assert [event["plan"] for event in events] == ["plain", "loop1", "loop1", "looped", "looped"]
+    assert (progress.looped_at, model.plan_name) == (3, "looped")
 
 
 def test_average_is_the_recursion_over_the_weights(tmp_path):
@@ -178,6 +198,8 @@ def test_a_loss_that_is_not_a_number_stops_in_a_sentence(tmp_path):
         ({"loader": SequentialLoader, "sequence_tokens": 60}, "256 is not a multiple of train.sequence_tokens=60"),
         ({"prefetch_batches": 0}, "prefetch_batches=0"),
         ({"loop_at": 2.0}, "loop_at=2.0"),
+        ({"loop_at": [0.5, 0.3]}, "a list must rise"),
+        ({"loop_at": []}, "a list must rise"),
         ({"clip_norm": 0.0}, "clip_norm=0.0"),
     ],
 )

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     screen.tables([_costs(recipe, model)])
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     screen.tables(_parameters(recipe, model, shapes))
-    screen.tables([_schedules(recipe)])
+    screen.tables([_schedules(recipe, list(model.plans))])
     if plot is not None:
         path = Path(plot or f"architecture-{recipe.name}.png")
         screen.say(f"drawn in {_draw(recipe, model, shapes, path)}")
@@ -180,14 +180,14 @@ def _sizes(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _schedules(recipe: "Recipe") -> Table:
+def _schedules(recipe: "Recipe", plans: list[str]) -> Table:
     train = recipe.train
     steps = train.max_steps
     body = []
     for moment in MOMENTS:
         step = int(moment * steps) if steps else None
         momentum = "" if step is None else f"{train.momentum(step):.4f}"
-        plan = _plan_at(train, moment)
+        plan = _plan_at(train, plans, moment)
         body.append(
             [
                 f"{moment:.0%}",
@@ -221,7 +221,7 @@ def _draw(recipe: "Recipe", model: Any, shapes: dict[str, tuple[int, ...]], path
         costs={name: f"{each.forward / 1e6:,.1f} million operations a token forward" for name, each in flops.items()},
         moments=FINE,
         curves=curves,
-        begins=_begins(train, FINE),
+        begins=_begins(train, list(model.plans), FINE),
         sizes={
             f"{row['role']} ({row['scheme']})": row["estimated_bytes"]
             for row in by_class(recipe.quant.estimate(shapes, roles))
@@ -232,16 +232,19 @@ def _draw(recipe: "Recipe", model: Any, shapes: dict[str, tuple[int, ...]], path
     return architecture(sketch, path)
 
 
-def _begins(train: Any, moments: Iterable[float]) -> dict[str, float]:
+def _begins(train: Any, plans: list[str], moments: Iterable[float]) -> dict[str, float]:
     """The first moment at which training walks each plan, in that order."""
     found: dict[str, float] = {}
     for moment in moments:
-        found.setdefault(_plan_at(train, moment), moment)
+        found.setdefault(_plan_at(train, plans, moment), moment)
     return found
 
 
-def _plan_at(train: Any, moment: float) -> str:
-    return "looped" if moment >= train.loop_at else "plain"
+def _plan_at(train: Any, plans: list[str], moment: float) -> str:
+    from pgolf.optim.schedule import Position
+
+    name: str = train.activation(plans).at(Position(0, moment))
+    return name
 
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
