@@ -1,0 +1,64 @@
+"""Every preset composes with its published size; every family trains, packs and scores at mini scale."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pgolf.app import build
+from pgolf.app.check import problems_of
+from pgolf.app.compose import Job, composer
+from pgolf.report.presets import preset_directory, read_presets
+from pgolf.report.records import load_catalogue
+
+from .conftest import TINY, Ground, only, succeed
+
+PRESETS = sorted(read_presets(preset_directory()))
+LAPTOP = ["scale=mini", "data=pydocs", "train.max_steps=2"]
+FAMILIES = {
+    "naive": [],
+    "pr1493": [],
+    "pr1736": ["data/transform=caseops"],
+    "pr2135": ["data/transform=caseops", "quant.matrix.bits=5"],
+}
+
+
+def job(*overrides: str) -> Job:
+    with composer() as made:
+        return made.jobs(list(overrides), False)[0]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_right_and_has_the_published_size(name: str) -> None:
+    """The dry build makes every part, the model and its optimisers on the meta device."""
+    record = load_catalogue().find(name)
+    full = job(f"experiment={name}")
+    assert problems_of(full) == []
+    with torch.device("meta"):
+        vocab_size = build.build(full.config["data"], "data").vocab_size
+        model = build.build(full.config["model"], "model")(vocab_size, 42)
+    assert sum(parameter.numel() for parameter in model.parameters()) == record.parameters
+    assert full.config["name"] == name and full.config["data"]["_target_"].endswith("PublishedData")
+    assert full.config["train"]["max_steps"] is None and 587 <= full.config["train"]["max_seconds"] <= 600
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_right_on_a_laptop_and_with_other_parts(name: str) -> None:
+    chosen = job(f"experiment={name}", *LAPTOP)
+    assert problems_of(chosen) == []
+    assert chosen.config["model"]["dim"] == 96 and chosen.config["train"]["max_seconds"] is None
+    if "context_tokens" in chosen.config["ttt"]:
+        assert chosen.config["ttt"]["context_tokens"] == chosen.config["train"]["sequence_tokens"] == 256
+    other = job(f"experiment={name}", *LAPTOP, "ttt=none", "quant=int8")
+    assert problems_of(other) == []
+    assert set(other.config["ttt"]) == {"_target_", "sequence_tokens", "rows"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_runs_from_training_to_the_audit(name: str, ground: Ground, tmp_path: Path) -> None:
+    sizes = [one for one in TINY if not one.startswith(("ttt.", "train.max_steps"))]
+    places = [f"data.source.paths=[{ground.texts}]", f"paths.data={ground.data}", f"paths.runs={tmp_path}"]
+    words = [f"experiment={name}", *LAPTOP, *sizes, *places, "train.max_steps=2", *FAMILIES[name]]
+    shown = succeed(*(word for word in words if word != "data=pydocs"))
+    assert "Validity: pass" in shown
+    assert only(tmp_path).name.startswith(f"{name}-")
