@@ -11,6 +11,7 @@ from typing import TextIO
 
 import rich.console
 from rich import box
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import Task as Bar
 from rich.table import Table
@@ -68,7 +69,8 @@ class Screen:
         self.out.print(message, markup=False, emoji=False, soft_wrap=True)
 
     def tables(self, parts: Iterable[Table | Text]) -> None:
-        """Tables on the screen: with lines on a terminal, in plain ASCII elsewhere."""
+        """Tables on the screen: with lines on a terminal; elsewhere in plain ASCII, and those of numbers as wide as
+        they are, so that nothing is cut short."""
         for part in parts:
             if isinstance(part, Table):
                 part.box = box.ROUNDED if self.terminal else box.ASCII2
@@ -78,7 +80,13 @@ class Screen:
                     self.out.print()
                     self.out.print(title, style="bold")
                     part.title = None
+            usual = self.out.width
+            if isinstance(part, Table) and not self.terminal and all(column.no_wrap for column in part.columns):
+                unlimited = self.out.options.update(max_width=10_000)
+                self.out.width = max(usual, Measurement.get(self.out, unlimited, part).maximum)
             self.out.print(part)
+            if self.out.width != usual:
+                self.out.width = usual
 
     def log(self, message: str) -> None:
         """One line in the log alone; an output without a log drops it."""

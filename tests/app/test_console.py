@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 
 from pgolf.app import console, table
-from pgolf.app.console import Screen
+from pgolf.app.console import PLAIN_WIDTH, Screen
 
 
 class Terminal(io.StringIO):
@@ -171,3 +172,16 @@ def test_too_big_an_artifact_is_loud_and_a_run_without_training_has_a_table_too(
 
 def test_on_a_terminal_it_has_colours() -> None:
     assert "\x1b[" in shown(summary(), Terminal())
+
+
+def test_a_wide_table_of_numbers_is_not_cut_short_in_a_pipe() -> None:
+    stream = io.StringIO()
+    wide, prose = Table(), Table()
+    for index in range(12):
+        wide.add_column(f"column {index}", no_wrap=True)
+    wide.add_row(*["123,456,789"] * 12)
+    prose.add_column("text")
+    prose.add_row("word " * 60)
+    Screen(stream=stream).tables([wide, prose])
+    assert stream.getvalue().count("123,456,789") == 12 and "…" not in stream.getvalue()
+    assert max(len(line) for line in stream.getvalue().splitlines() if "word" in line) <= PLAIN_WIDTH
