@@ -1,35 +1,59 @@
 """One pass of SGD over scored documents, on all weights of the model."""
 
 import math
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from pgolf.data.validation import BOS_ID
+from pgolf.distributed import Group
+from pgolf.kernels.attend import Attention
 from pgolf.kernels.packing import Packing, build_cu_seqlens
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
 from pgolf.score.scorer import Scorer
 from pgolf.ttt.strategy import Bench
 
+Boundaries = Literal["both", "documents", "rows"]
+
 
 class GlobalSGD:
     """SGD over the concatenated documents in chunks of `chunk_tokens`, one step per chunk, cosine learning rate.
 
-    The last (partial) chunk is not trained on, as published (PR 1610). sequence_tokens: longest piece of a document.
-    Raises ValueError when a chunk is not a multiple of a sequence.
+    The last (partial) chunk is not trained on, as published (PR 1610). A chunk is cut into rows of `sequence_tokens`;
+    what does not fill a row is not trained on either. rows_per_step: take a step every so many rows instead of one a
+    chunk. boundaries: what the attention does not cross: `both` rows and documents, so that the answer does not
+    depend on how many processes share the rows; `documents` only, and `sequence_tokens` after a document's start or
+    the process's first row (as published from PR 1610 on); `rows` only, as before. The clipped gradient is that of the
+    mean over the tokens of a step, however the processes share its rows.
+
+    Raises ValueError when a chunk does not hold a row.
     """
 
     def __init__(
-        self, *, lr: float, momentum: float, chunk_tokens: int, sequence_tokens: int, epochs: int, clip_norm: float
+        self,
+        *,
+        lr: float,
+        momentum: float,
+        chunk_tokens: int,
+        sequence_tokens: int,
+        epochs: int,
+        clip_norm: float,
+        boundaries: Boundaries = "both",
+        rows_per_step: int | None = None,
     ) -> None:
-        if chunk_tokens % sequence_tokens or sequence_tokens < 1:
+        if not 1 <= sequence_tokens <= chunk_tokens:
             raise ValueError(
-                f"ttt.sgd.chunk_tokens={chunk_tokens} is not a multiple of ttt.sgd.sequence_tokens={sequence_tokens}"
+                f"ttt.sgd.sequence_tokens={sequence_tokens} must lie between 1 and ttt.sgd.chunk_tokens={chunk_tokens}"
             )
         if epochs < 1:
             raise ValueError(f"ttt.sgd.epochs={epochs} must be at least 1")
+        if rows_per_step is not None and rows_per_step < 1:
+            raise ValueError(f"ttt.sgd.rows_per_step={rows_per_step} must be at least 1, or null for whole chunks")
         self.lr, self.momentum, self.epochs, self.clip_norm = lr, momentum, epochs, clip_norm
         self.chunk_tokens, self.sequence_tokens = chunk_tokens, sequence_tokens
+        self.boundaries, self.rows_per_step = boundaries, rows_per_step
 
     def run(self, model: GPT, scorer: Scorer, documents: list[int], bench: Bench) -> int:
         """Train `model` in place on `documents`, all of which must have been scored; every process must call this.
@@ -40,43 +64,74 @@ class GlobalSGD:
             return 0
         stream = torch.cat([scorer.revealed(document, *scorer.span(document)) for document in documents])
         chunks = math.ceil((len(stream) - 1) / self.chunk_tokens)
-        model.requires_grad_(True)
         optimizer = torch.optim.SGD(model.parameters(), lr=self.lr, momentum=self.momentum)
+        steps = 0
         for chunk in range(chunks - 1):
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * 0.5 * (1.0 + math.cos(math.pi * chunk / (chunks - 1)))
+            lr = cosine(self.lr, chunk, chunks)
             tokens = stream[chunk * self.chunk_tokens : (chunk + 1) * self.chunk_tokens + 1]
-            for _ in range(self.epochs):
-                self._step(model, optimizer, tokens, scorer, bench)
+            steps += self.train(model, optimizer, lr, tokens, scorer.group, bench.attention)
+        return steps
+
+    def train(
+        self,
+        model: GPT,
+        optimizer: torch.optim.Optimizer,
+        lr: float,
+        tokens: Tensor,
+        group: Group,
+        attention: Attention,
+    ) -> int:
+        """`epochs` passes over the rows of one chunk, tokens int64 [chunk + 1]; returns the number of steps. The
+        model's parameters require gradients only in here."""
+        rows = (len(tokens) - 1) // self.sequence_tokens
+        per_step = self.rows_per_step or max(1, rows)
+        for settings in optimizer.param_groups:
+            settings["lr"] = lr
+        model.requires_grad_(True)
+        steps = 0
+        for _ in range(self.epochs):
+            for row in range(0, rows, per_step):
+                first, last = row * self.sequence_tokens, min(row + per_step, rows) * self.sequence_tokens
+                self._step(model, optimizer, tokens[first : last + 1], group, attention)
+                steps += 1
         model.requires_grad_(False)
         model.zero_grad(set_to_none=True)
-        return max(0, chunks - 1) * self.epochs
+        return steps
 
     def _step(
-        self, model: GPT, optimizer: torch.optim.Optimizer, tokens: torch.Tensor, scorer: Scorer, bench: Bench
+        self, model: GPT, optimizer: torch.optim.Optimizer, tokens: Tensor, group: Group, attention: Attention
     ) -> None:
-        group = scorer.group
-        rows = self.chunk_tokens // self.sequence_tokens
+        rows = (len(tokens) - 1) // self.sequence_tokens
         first = rows * group.rank // group.world_size * self.sequence_tokens
         last = rows * (group.rank + 1) // group.world_size * self.sequence_tokens
         optimizer.zero_grad(set_to_none=False)
         if last > first:
             inputs, targets = tokens[first:last], tokens[first + 1 : last + 1]
-            # rows do not see each other, so the answer does not depend on how many processes share them
-            positions = torch.arange(len(inputs))
-            starts = ((inputs == BOS_ID) | (positions % self.sequence_tokens == 0)).nonzero().squeeze(1).numpy()
-            boundaries = build_cu_seqlens(starts, len(inputs), self.sequence_tokens, bucket=64)
-            packing = Packing.from_cu_seqlens(boundaries).to(group.device)
-            context = Context(bench.attention, packing)
+            context = Context(attention, self._packing(inputs).to(group.device))
             with model.precision.autocast(group.device):
                 logits = model.logits(model(inputs[None].to(group.device), context), context)
             loss = torch.nn.functional.cross_entropy(logits[0], targets.to(group.device), reduction="sum")
             # mean_ divides by the number of processes, which this undoes: the gradient is that of the mean over the
-            # whole chunk
-            (loss * group.world_size / self.chunk_tokens).backward()
+            # whole step
+            (loss * group.world_size / (len(tokens) - 1)).backward()
         for parameter in model.parameters():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         group.mean_([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
         torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
         optimizer.step()
+
+    def _packing(self, inputs: Tensor) -> Packing:
+        """Boundaries of one flat row of whole rows, inputs int64 [rows * sequence_tokens]."""
+        starts = torch.arange(len(inputs)) % self.sequence_tokens == 0
+        if self.boundaries == "both":
+            starts |= inputs == BOS_ID
+        elif self.boundaries == "documents":
+            starts = inputs == BOS_ID
+        positions = starts.nonzero().squeeze(1).numpy()
+        return Packing.from_cu_seqlens(build_cu_seqlens(positions, len(inputs), self.sequence_tokens, bucket=64))
+
+
+def cosine(lr: float, chunk: int, chunks: int) -> float:
+    """The learning rate of chunk `chunk` of `chunks`: from lr at the first to 0 at the last, which is not trained."""
+    return lr * 0.5 * (1.0 + math.cos(math.pi * chunk / max(1, chunks - 1)))

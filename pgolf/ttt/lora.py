@@ -1,6 +1,7 @@
 """Per-document low-rank adapters at the model's named sites."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,10 @@ class LoraSettings:
     """Low-rank adapters: one pair (A, B) per document and site, learned while the document is scored (PR 1530; alpha
     from PR 1787).
 
-    rank r; the delta is (alpha / r) x A^T B^T; targets: the sites that carry one; lr, beta1, beta2, weight_decay,
-    epsilon: AdamW. Raises ValueError for an unknown target or a rank below 1.
+    rank r; the delta is (alpha / r) x A^T B^T; targets: the sites that carry one (PR 1953 leaves out q and v); lr,
+    beta1, beta2, weight_decay, epsilon: AdamW; lr_multiplier: of lr (PR 1953). warm_start: a batch's A goes on from
+    the one learned by the same row of the batch before it (PR 1767); B starts at 0 in any case. Raises ValueError for
+    an unknown target or a rank below 1.
     """
 
     def __init__(
@@ -29,6 +32,8 @@ class LoraSettings:
         beta2: float,
         epsilon: float,
         weight_decay: float,
+        lr_multiplier: float = 1.0,
+        warm_start: bool = False,
     ) -> None:
         unknown = sorted(set(targets) - set(SITES))
         if unknown or not targets:
@@ -36,17 +41,32 @@ class LoraSettings:
         if rank < 1:
             raise ValueError(f"ttt.lora.rank={rank} must be at least 1")
         self.rank, self.alpha, self.targets = rank, alpha, tuple(targets)
-        self.lr, self.betas, self.epsilon, self.weight_decay = lr, (beta1, beta2), epsilon, weight_decay
+        self.lr, self.betas, self.epsilon, self.weight_decay = lr * lr_multiplier, (beta1, beta2), epsilon, weight_decay
+        self.warm_start = warm_start
+
+    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
+        """AdamW with these settings and fresh moments."""
+        return torch.optim.AdamW(
+            parameters, lr=self.lr, betas=self.betas, eps=self.epsilon, weight_decay=self.weight_decay, foreach=True
+        )
 
 
 class BatchedLora(nn.Module):
     """Adapters of `rows` documents, for every virtual layer slot of the model's current plan.
 
-    A [rows, r, in] is drawn from U(-1/sqrt(in), 1/sqrt(in)) out of a stream named `name`; B [rows, out, r] starts at
-    0, so the adapted model starts equal to the bare one.
+    A [rows, r, in] is drawn from U(-1/sqrt(in), 1/sqrt(in)) out of a stream named `name`, or goes on from `given` (by
+    the keys of `down`); B [rows, out, r] starts at 0, so the adapted model starts equal to the bare one.
     """
 
-    def __init__(self, model: GPT, rows: int, settings: LoraSettings, seed: int, name: str) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        rows: int,
+        settings: LoraSettings,
+        seed: int,
+        name: str,
+        given: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.scale = settings.alpha / settings.rank
         self.down = nn.ParameterDict()
@@ -56,10 +76,13 @@ class BatchedLora(nn.Module):
             if site not in settings.targets:
                 continue
             key = f"{slot}:{site}"
-            bound = 1.0 / math.sqrt(in_features)
-            draw = torch.empty(rows, settings.rank, in_features)
-            draw.uniform_(-bound, bound, generator=stream(seed, f"{name}/{key}"))
-            self.down[key] = nn.Parameter(draw.to(device))
+            if given is None:
+                bound = 1.0 / math.sqrt(in_features)
+                first = torch.empty(rows, settings.rank, in_features)
+                first.uniform_(-bound, bound, generator=stream(seed, f"{name}/{key}"))
+            else:
+                first = given[key].clone()
+            self.down[key] = nn.Parameter(first.to(device))
             self.up[key] = nn.Parameter(torch.zeros(rows, out_features, settings.rank, device=device))
 
     def delta(self, slot: int, site: str, x: Tensor) -> Tensor | None:
@@ -70,3 +93,7 @@ class BatchedLora(nn.Module):
         rows = x.shape[0]
         low = torch.bmm(x, self.down[key][:rows].mT.to(x.dtype))
         return torch.bmm(low, self.up[key][:rows].mT.to(x.dtype)) * self.scale
+
+    def learned(self) -> dict[str, Tensor]:
+        """The A of every place as it is now, for the next batch to go on from."""
+        return {key: value.detach().clone() for key, value in self.down.items()}

@@ -1,56 +1,44 @@
 """Score-first test-time training: an adapter per document, and global SGD phases on what has been scored.
 
-Source: PR 1530 (adapters), 1610 (one pause), 1626 (phases). Assignment to processes is fixed, so a score can be had
-again and does not depend on how many processes share the work (the published scripts claim batches through a counter
-file).
+Source: PR 1530 (adapters), 1610 (one pause), 1626 (phases), 1767 (A that goes on), 2014 (chunks by length). Assignment
+to processes is fixed, so a score can be had again and does not depend on how many processes share the work (the
+published scripts claim batches through a counter file).
+
+The score does depend on the order of the documents (condition C1 holds in that order: nothing is predicted from what
+is scored later). Longest first, as published, means that a short document near the beginning of the text is predicted
+by weights that learned from long documents behind it; `order: file` keeps the order of the text.
 """
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from pgolf.errors import UserError
 from pgolf.model.gpt import GPT
 from pgolf.score.scorer import Scorer, Window
+from pgolf.ttt.batches import ChunkSizes, DocumentBatch, Order, document_batches, learnable, phase_boundaries
+from pgolf.ttt.budget import Budget
 from pgolf.ttt.global_sgd import GlobalSGD
 from pgolf.ttt.lora import BatchedLora, LoraSettings
 from pgolf.ttt.strategy import Bench, window_log_probs
 
-
-@dataclass(frozen=True)
-class DocumentBatch:
-    """Documents of similar length that are scored together, longest first; index counts batches from the shortest
-    up."""
-
-    index: int
-    documents: tuple[int, ...]
-
-
-def document_batches(lengths: list[int], rows: int) -> list[DocumentBatch]:
-    """Cut documents, sorted by length, into batches of `rows`; the batch with the longest document comes first."""
-    ascending = sorted(range(len(lengths)), key=lambda document: lengths[document])
-    batches = [
-        DocumentBatch(start // rows, tuple(reversed(ascending[start : start + rows])))
-        for start in range(0, len(ascending), rows)
-    ]
-    return sorted(batches, key=lambda batch: -lengths[batch.documents[0]])
-
-
-def phase_boundaries(num_documents: int, prefix_docs: int, phases: int) -> list[int]:
-    """How many documents must be finished before each global phase (published rule: equal parts of the prefix,
-    rounded down)."""
-    prefix = min(num_documents, prefix_docs)
-    return [prefix * (phase + 1) // phases for phase in range(phases)]
+InitialA = Callable[[DocumentBatch, int], Mapping[str, Tensor]]
+"""(batch, phase) -> A of its documents by place (the keys of `BatchedLora.down`), where it is not drawn here."""
 
 
 class Phased:
     """Per-document adapters, score first; after each of `phases` equal parts of the first `prefix_docs` finished
-    documents, one pass of SGD over all finished documents updates the model itself.
+    documents, one pass of SGD over all finished documents updates the model itself, at most once after a batch.
 
-    chunk: positions scored between two adapter steps. context_tokens: longest window a chunk is predicted from. rows:
-    documents per batch. phases=0: adapters only (`ttt=lora`). Raises ValueError for sizes below 1.
+    chunk: positions scored between two adapter steps; short_chunks: other sizes for batches of short documents, see
+    `ChunkSizes`. context_tokens: longest window a chunk is predicted from. rows: documents per batch. order: see
+    `document_batches`. phases=0: adapters only (`ttt=lora`). chains: the batches are dealt out to so many chains in
+    turn, and an adapter that goes on from the one before (lora.warm_start) does so within its chain; processes share
+    out whole chains, so a score depends on the chains and not on the processes. max_seconds: see `Budget`.
+
+    Raises ValueError for sizes below 1. `initial_a` may be set to give the first A of the adapters.
     """
 
     def __init__(
@@ -63,15 +51,24 @@ class Phased:
         rows: int,
         lora: LoraSettings,
         sgd: GlobalSGD,
+        short_chunks: list[list[int]] | None = None,
+        order: Order = "longest_first",
+        chains: int = 8,
+        max_seconds: float | None = None,
     ) -> None:
-        if phases < 0 or min(prefix_docs, chunk, rows) < 1:
-            raise ValueError("ttt.phases must be 0 or more; ttt.prefix_docs, ttt.chunk and ttt.rows at least 1")
+        if phases < 0 or min(prefix_docs, chunk, rows, chains) < 1:
+            raise ValueError("ttt.phases must be 0 or more; ttt.prefix_docs, chunk, rows and chains at least 1")
         if phases > prefix_docs:
             raise ValueError(f"ttt.phases={phases} needs at least as many ttt.prefix_docs, not {prefix_docs}")
-        if context_tokens < chunk:
-            raise ValueError(f"ttt.context_tokens={context_tokens} is shorter than ttt.chunk={chunk}")
-        self.phases, self.prefix_docs, self.chunk, self.context_tokens = phases, prefix_docs, chunk, context_tokens
-        self.rows, self.lora, self.sgd = rows, lora, sgd
+        if max_seconds is not None and max_seconds <= 0:
+            raise ValueError(f"ttt.max_seconds={max_seconds} must be above 0, or null for no limit")
+        self.chunks = ChunkSizes(chunk, short_chunks or [])
+        if context_tokens < self.chunks.largest:
+            raise ValueError(f"ttt.context_tokens={context_tokens} is shorter than ttt.chunk={self.chunks.largest}")
+        self.phases, self.prefix_docs, self.context_tokens = phases, prefix_docs, context_tokens
+        self.rows, self.lora, self.sgd, self.order = rows, lora, sgd, order
+        self.chains, self.max_seconds = chains, max_seconds
+        self.initial_a: InitialA | None = None
 
     def miniature(self, documents: int) -> tuple["Phased", str]:
         """The same procedure, sized so that batches of several documents, several chunks, windows that are cut and a
@@ -79,49 +76,49 @@ class Phased:
         small = copy.copy(self)
         small.sgd = copy.copy(self.sgd)
         small.sgd.chunk_tokens = small.sgd.sequence_tokens = min(32, self.sgd.sequence_tokens)
-        small.chunk = min(self.chunk, 32)
-        small.context_tokens = min(self.context_tokens, 2 * small.chunk)
+        small.chunks = self.chunks.at_most(32)
+        small.context_tokens = min(self.context_tokens, 2 * small.chunks.largest)
         small.rows = min(self.rows, 2)
+        small.chains, small.max_seconds = 1, None
         small.prefix_docs = max(1, documents - 1)
         small.phases = min(self.phases, small.prefix_docs)
         what = (
-            f"{small.rows} documents a batch, {small.phases} phases, chunks of {small.chunk} tokens seen from "
+            f"{small.rows} documents a batch, {small.phases} phases, chunks of {small.chunks.largest} tokens seen from "
             f"{small.context_tokens}, SGD steps of {small.sgd.chunk_tokens} tokens"
         )
         return small, what
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
-        """Score all documents, longest batch first."""
+        """Score all documents, batch by batch. Raises UserError with more processes than chains to share out."""
+        group = scorer.group
+        dealt = self.chains if self.lora.warm_start else group.world_size
+        if dealt < group.world_size:
+            raise UserError(
+                f"{group.world_size} processes cannot share ttt.chains={dealt}: give at least as many chains"
+            )
         lengths = [end - start for start, end in map(scorer.span, range(scorer.num_documents))]
-        queue = document_batches(lengths, self.rows)
-        boundaries = phase_boundaries(len(lengths), self.prefix_docs, self.phases)
-        finished: list[DocumentBatch] = []
-        count = phase = 0
-        total = sum(length - 1 for length in lengths)
+        queue = document_batches(lengths, self.rows, self.order, self.chunks)
+        phases = _Phases(self, len(lengths))
+        learned: dict[int, dict[str, Tensor]] = {}
+        done, total = 0, sum(length - 1 for length in lengths)
+        budget = Budget(self.max_seconds, total, scorer, bench)
         model.requires_grad_(False)
         with bench.console.task(bench.title, total) as task:
             for position, batch in enumerate(queue):
-                if position % scorer.group.world_size == scorer.group.rank:
-                    self._score_batch(model, scorer, batch, phase, bench)
-                finished.append(batch)
-                count += len(batch.documents)
-                sofar = scorer.ledger.running()
-                if sofar.bytes:
-                    task.update(sofar.tokens, bpb_so_far=sofar.val_bpb)
-                    bench.log({"event": "score", "stage": bench.title, "documents": count, "bpb_so_far": sofar.val_bpb})
-                while phase < self.phases and count >= boundaries[phase] and count < len(lengths):
-                    scorer.synchronise()
-                    steps = self.sgd.run(model, scorer, _learnable(finished, boundaries[phase]), bench)
-                    phase += 1
-                    bench.console.say(
-                        f"{bench.title}: global phase {phase} of {self.phases} after {count} documents: {steps} steps"
-                    )
-        if phase < self.phases:
-            bench.console.say(
-                f"{bench.title}: only {phase} of {self.phases} global phases came before the last batch of documents; "
-                "fewer documents a batch (ttt.rows) or a shorter prefix (ttt.prefix_docs) make room for more."
-            )
+                chain = position % dealt
+                if chain % group.world_size == group.rank:
+                    self._score_batch(model, scorer, batch, phases.done, bench, learned, chain)
+                done += sum(lengths[document] - 1 for document in batch.documents)
+                phases.finished.append(batch)
+                _tell(scorer, bench, task.update, phases.count)
+                if position + 1 < len(queue) and phases.due():
+                    phases.learn(model, scorer, bench)
+                    learned.clear()
+                if (position + 1) % group.world_size == 0 and position + 1 < len(queue) and budget.spent(done):
+                    budget.stop()
+                    return
         scorer.synchronise()
+        phases.say_what_is_left(bench)
 
     def _windows(self, scorer: Scorer, batch: DocumentBatch) -> Iterator[list[Window]]:
         """Chunk by chunk, the windows of the documents that reach so far (always the first ones of the batch)."""
@@ -131,9 +128,9 @@ class Phased:
             windows = [
                 Window(
                     document,
-                    max(first, min(first + start + self.chunk, end) - 1 - self.context_tokens),
+                    max(first, min(first + start + batch.chunk, end) - 1 - self.context_tokens),
                     first + start,
-                    min(first + start + self.chunk, end),
+                    min(first + start + batch.chunk, end),
                 )
                 for document, (first, end) in zip(batch.documents, spans, strict=True)
                 if first + start < end
@@ -141,19 +138,31 @@ class Phased:
             if not windows:
                 return
             yield windows
-            start += self.chunk
+            start += batch.chunk
 
-    def _score_batch(self, model: GPT, scorer: Scorer, batch: DocumentBatch, phase: int, bench: Bench) -> None:
-        settings = self.lora
-        adapters = BatchedLora(model, len(batch.documents), settings, bench.seed, f"ttt/lora/{batch.index}")
-        optimizer = torch.optim.AdamW(
-            adapters.parameters(),
-            lr=settings.lr,
-            betas=settings.betas,
-            eps=settings.epsilon,
-            weight_decay=settings.weight_decay,
-            foreach=True,
-        )
+    def _first_a(
+        self, batch: DocumentBatch, phase: int, before: Mapping[str, Tensor] | None
+    ) -> Mapping[str, Tensor] | None:
+        """Where the adapters of `batch` begin: at what the chain learned `before`, at what is given, or (None) at a
+        draw of their own. A batch of another size than the others never goes on."""
+        if before is not None and len(batch.documents) == self.rows:
+            return before
+        return self.initial_a(batch, phase) if self.initial_a is not None else None
+
+    def _score_batch(
+        self,
+        model: GPT,
+        scorer: Scorer,
+        batch: DocumentBatch,
+        phase: int,
+        bench: Bench,
+        learned: dict[int, dict[str, Tensor]],
+        chain: int,
+    ) -> None:
+        first = self._first_a(batch, phase, learned.get(chain))
+        rows = len(batch.documents)
+        adapters = BatchedLora(model, rows, self.lora, bench.seed, f"ttt/lora/{batch.index}", first)
+        optimizer = self.lora.optimizer(list(adapters.parameters()))
         for windows in self._windows(scorer, batch):
             goes_on = torch.tensor(
                 [w.score_end < scorer.span(w.document)[1] for w in windows], device=scorer.group.device
@@ -164,8 +173,48 @@ class Phased:
                 nats = scorer.score(windows, log_probs, phase)
             if learns:
                 optimizer.zero_grad(set_to_none=True)
-                _adapter_loss(nats, goes_on, self.chunk).backward()
+                _adapter_loss(nats, goes_on, batch.chunk).backward()
                 optimizer.step()
+        if self.lora.warm_start and rows == self.rows:
+            learned[chain] = adapters.learned()
+
+
+class _Phases:
+    """How far the global phases have come, the same on every process."""
+
+    def __init__(self, strategy: Phased, num_documents: int) -> None:
+        self._strategy = strategy
+        self._boundaries = phase_boundaries(num_documents, strategy.prefix_docs, strategy.phases)
+        self.done = 0
+        self.finished: list[DocumentBatch] = []
+
+    @property
+    def count(self) -> int:
+        """Finished documents."""
+        return sum(len(batch.documents) for batch in self.finished)
+
+    def due(self) -> bool:
+        """Whether enough documents are finished for the next phase."""
+        return self.done < len(self._boundaries) and self.count >= self._boundaries[self.done]
+
+    def learn(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
+        """The next phase, on what all processes have scored."""
+        scorer.synchronise()
+        documents = learnable(self.finished, self._boundaries[self.done])
+        steps = self._strategy.sgd.run(model, scorer, documents, bench)
+        self.done += 1
+        bench.console.say(
+            f"{bench.title}: global phase {self.done} of {len(self._boundaries)} after {self.count} documents: "
+            f"{steps} steps"
+        )
+
+    def say_what_is_left(self, bench: Bench) -> None:
+        """A sentence when there was no room for some phases: after the last batch nothing is left to predict."""
+        if self.done < len(self._boundaries):
+            bench.console.say(
+                f"{bench.title}: only {self.done} of {len(self._boundaries)} global phases came before the last batch "
+                "of documents; fewer documents a batch (ttt.rows) or a shorter prefix (ttt.prefix_docs) make room."
+            )
 
 
 def _adapter_loss(nats: Tensor, goes_on: Tensor, chunk: int) -> Tensor:
@@ -173,7 +222,8 @@ def _adapter_loss(nats: Tensor, goes_on: Tensor, chunk: int) -> Tensor:
     return (nats.sum(dim=1) * goes_on).sum() / chunk
 
 
-def _learnable(finished: list[DocumentBatch], limit: int) -> list[int]:
-    """Finished documents in the published order (shortest batch first), cut to `limit`."""
-    ascending = sorted(finished, key=lambda batch: batch.index)
-    return [document for batch in ascending for document in reversed(batch.documents)][:limit]
+def _tell(scorer: Scorer, bench: Bench, update: Callable[..., None], documents: int) -> None:
+    sofar = scorer.ledger.running()
+    if sofar.bytes:
+        update(sofar.tokens, bpb_so_far=sofar.val_bpb)
+        bench.log({"event": "score", "stage": bench.title, "documents": documents, "bpb_so_far": sofar.val_bpb})

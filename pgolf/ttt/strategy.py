@@ -1,5 +1,6 @@
 """What every strategy is: something that walks the validation text through the scorer."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,13 +18,14 @@ from pgolf.score.scorer import Scorer, Window
 @dataclass(frozen=True)
 class Bench:
     """What a strategy works with besides its own settings: the seed of its random draws, the attention back end,
-    where to report."""
+    where to report, and what time it is (seconds)."""
 
     seed: int
     attention: Attention
     console: Console
     title: str = "score"
     log: Callable[[dict[str, object]], None] = lambda event: None
+    clock: Callable[[], float] = time.monotonic
 
 
 class Strategy(Protocol):

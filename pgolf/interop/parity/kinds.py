@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pgolf.interop.parity import caseops, evaluation, loaders, models, optim, quant, recipe
+from pgolf.interop.parity import caseops, evaluation, loaders, models, optim, quant, recipe, ttt
 from pgolf.interop.parity.case import Case, Outcome, Unsupported
 
 Runner = Callable[[Case], Outcome]
@@ -35,7 +35,9 @@ KINDS: dict[str, Runner] = {
     "muon_ns": optim.newton_schulz,
     "optimizer_groups": recipe.optimizer_groups,
     "schedule": recipe.schedules,
+    "ttt_": ttt.phased,
     "ttt_forward_": models.adapted_forward,
+    "ttt_lora_baseline": ttt.per_document,
 }
 """Prefix of a file name -> runner; the longest prefix wins."""
 

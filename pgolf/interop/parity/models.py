@@ -1,17 +1,17 @@
 """Runners of the forward passes: losses, logits and gradients, with and without adapters."""
 
-import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from pgolf.interop.parity.adapters import adapter_place
 from pgolf.interop.parity.build import build_model
 from pgolf.interop.parity.case import Array, Case, Comparison, Outcome, Unsupported
 from pgolf.interop.published import to_published
 from pgolf.kernels.attend import sdpa
 from pgolf.kernels.packing import Packing
-from pgolf.model.context import HEAD_SLOT, Context
+from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
 from pgolf.model.head import SoftCap
 from pgolf.model.rope import Rotary
@@ -19,7 +19,6 @@ from pgolf.ttt.lora import BatchedLora, LoraSettings
 
 FORWARD, GRADIENT = 1e-5, 1e-4
 PLANS = {"noloop": "plain", "loop": "looped"}
-LORA_SITES = {"q_loras": "q", "k_loras": "k", "v_loras": "v", "o_loras": "o", "mlp_loras": "mlp"}
 
 
 def model_case(case: Case) -> Outcome:
@@ -45,7 +44,7 @@ def adapted_forward(case: Case) -> Outcome:
         found.near(f"losses, {suffix}", losses.detach(), case.arrays[f"ptl_{suffix}"], FORWARD)
         losses.mean(dim=1).sum().backward()
         for name, expected in case.below(f"lora_{suffix}_grad/").items():
-            key, side = _lora_key(name)
+            key, side = adapter_place(name)
             gradient = (adapters.down if side == "A" else adapters.up)[key].grad
             found.near(f"gradient of {name}, {suffix}", _or_zero(gradient, expected), expected, GRADIENT)
     return found.outcome()
@@ -151,7 +150,7 @@ def _or_zero(gradient: Tensor | None, expected: Array) -> Tensor:
 def _adapters(model: GPT, arrays: Mapping[str, Array], alpha: float | None) -> BatchedLora:
     """Adapters with the given A and B; without an alpha their scale is 1."""
     rows, rank, _ = arrays["lm_head_lora.A"].shape
-    given = {_lora_key(name): value for name, value in arrays.items()}
+    given = {adapter_place(name): value for name, value in arrays.items()}
     settings = LoraSettings(
         rank=rank,
         alpha=float(rank if alpha is None else alpha),
@@ -171,13 +170,3 @@ def _adapters(model: GPT, arrays: Mapping[str, Array], alpha: float | None) -> B
         for (key, side), value in given.items():
             sides[side][key].copy_(torch.from_numpy(value))
     return adapters
-
-
-def _lora_key(name: str) -> tuple[str, str]:
-    """`q_loras.3.A` -> ("3:q", "A"): the place of an adapter here, and which half it is."""
-    if match := re.fullmatch(r"lm_head_lora\.([AB])", name):
-        return f"{HEAD_SLOT}:head", match[1]
-    match = re.fullmatch(r"(\w+)\.(\d+)\.([AB])", name)
-    if match is None or match[1] not in LORA_SITES:
-        raise Unsupported(f"adapter {name} is not known")
-    return f"{match[2]}:{LORA_SITES[match[1]]}", match[3]
