@@ -7,6 +7,7 @@ A stage that an earlier process finished is not done again: killed runs continue
 """
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -247,10 +248,12 @@ def _score(shop: Workshop, stage: str, model: GPT, strategy: Strategy | None = N
     columns = {f"nats_{stage}": documents["nats"]}
     if stage == "final" or not (shop.directory / "scores.npz").exists():
         columns |= {key: documents[key] for key in ("tokens", "bytes", "order", "phase")}
-        columns["document"] = torch.arange(scorer.num_documents).numpy()
+        columns["document"] = torch.arange(len(documents["nats"])).numpy()
     shop.record.add_scores(columns)
+    covered = scorer.coverage
     shop.console.say(
-        f"{stage}: {total.val_bpb:.4f} bits per byte over {scorer.num_documents} documents in {seconds:.1f} s"
+        f"{stage}: {total.val_bpb:.4f} bits per byte over {covered.documents} documents in {seconds:.1f} s"
+        + (f" ({covered.policy}: {covered.left_out} positions of the text are not scored)" if covered.left_out else "")
     )
     return {
         "val_bpb": total.val_bpb,
@@ -258,6 +261,7 @@ def _score(shop: Workshop, stage: str, model: GPT, strategy: Strategy | None = N
         "tokens": total.tokens,
         "bytes": total.bytes,
         "seconds": seconds,
+        "coverage": {**asdict(covered), "contexts": scorer.documents},
     }
 
 
@@ -298,6 +302,9 @@ def _summary(shop: Workshop, parameters: int) -> dict[str, Any]:
         shop.directory / "artifact.pgolf", shop.directory / "code.zip", shop.recipe.quant.limit_bytes
     )
     final = stages["final"]
+    whole = (
+        final.get("coverage", {}).get("left_out", 0) == 0
+    )  # a part of the text has a figure in its stage, and is no result
     seconds = record.seconds()
     phases = {
         "train": seconds.get("train", 0.0),
@@ -306,8 +313,8 @@ def _summary(shop: Workshop, parameters: int) -> dict[str, Any]:
         "score": final["seconds"],
     }
     return {
-        "val_bpb": final["val_bpb"],
-        "val_loss": final["val_loss"],
+        "val_bpb": final["val_bpb"] if whole else None,
+        "val_loss": final["val_loss"] if whole else None,
         "experiment": shop.recipe.name,
         "seed": shop.recipe.seed,
         "digest": record.data.get("digest"),

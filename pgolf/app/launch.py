@@ -102,7 +102,8 @@ def task(composed: DictConfig) -> float | None:
     stops = outcome.state == "interrupted" or (outcome.state == "failed" and config["fail_fast"])
     if outcome.exit_status and (stops or not swept):
         raise SystemExit(outcome.exit_status)
-    return None if outcome.summary is None else float(outcome.summary["val_bpb"])
+    value = None if outcome.summary is None else outcome.summary["val_bpb"]
+    return None if value is None else float(value)
 
 
 def _work(request: Request, screen: Screen, lock: RunLock) -> Outcome:

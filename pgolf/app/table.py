@@ -29,7 +29,18 @@ def line(summary: dict[str, Any]) -> str:
     artifact = summary["artifact"]
     fits = "fits" if artifact["fits"] else "DOES NOT FIT"
     invalid = "" if summary["audit"]["verdict"] == "pass" else ", INVALID: the audit failed"
-    return f"val_bpb {summary['val_bpb']:.5f}, {artifact['total_bytes']:,} bytes ({fits}){invalid}"
+    return f"{_result(summary)}, {artifact['total_bytes']:,} bytes ({fits}){invalid}"
+
+
+def _result(summary: dict[str, Any]) -> str:
+    """val_bpb, or why there is none."""
+    if summary["val_bpb"] is not None:
+        return f"val_bpb {summary['val_bpb']:.5f}"
+    coverage = summary["stages"]["final"]["coverage"]
+    return (
+        f"NO SCORE of the validation text ({coverage['policy']}: {coverage['documents']} of "
+        f"{coverage['num_documents']} documents scored)"
+    )
 
 
 def show(summary: dict[str, Any], screen: "Screen") -> None:
@@ -62,6 +73,8 @@ def _bits(summary: dict[str, Any]) -> Table:
         bpb = float(stage["val_bpb"])
         change = "" if previous is None else f"{bpb - previous:+.5f}"
         style = "bold green" if key == "final" else ""
+        if stage.get("coverage", {}).get("left_out"):
+            title, style = f"{title}: PART OF THE TEXT ({stage['coverage']['policy']})", "bold red"
         table.add_row(Text(title, style), Text(f"{bpb:.5f}", style), change, f"{stage['val_loss']:.5f}")
         previous = bpb
     table.add_section()

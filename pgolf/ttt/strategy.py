@@ -1,14 +1,14 @@
 """What every strategy is: something that walks the validation text through the scorer."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pgolf.console import Console
+from pgolf.console import Console, Task
 from pgolf.kernels.attend import Attention
 from pgolf.model.context import Adapters, Context
 from pgolf.model.gpt import GPT
@@ -51,19 +51,29 @@ def window_log_probs(
 
 
 def score_windows(
+    model: GPT, scorer: Scorer, windows: Sequence[Window], rows: int, bench: Bench, opened: bool = False
+) -> None:
+    """`walk` over all windows of a strategy whose weights stay, with progress over this process's part."""
+    total = -(-sum(window.length for window in windows) // scorer.group.world_size)
+    with bench.console.task(bench.title, total) as task:
+        walk(model, scorer, windows, rows, bench, task, opened=opened)
+
+
+def walk(
     model: GPT,
     scorer: Scorer,
-    windows: Iterable[Window],
+    windows: Sequence[Window],
     rows: int,
     bench: Bench,
+    task: Task,
     phase: int = 0,
     opened: bool = False,
 ) -> None:
     """Score `windows` with fixed weights, `rows` at a time, those of similar width together; documents keep their
     inner order.
 
-    Processes of a group share out whole documents. opened: the windows lie in a region that was opened, so they keep
-    no order and are shared out one by one.
+    Processes of a group share out whole documents. opened: the windows lie in a region that was opened, so they are
+    shared out one by one.
     """
     group = scorer.group
     waves: dict[int, list[Window]] = {}
@@ -73,14 +83,14 @@ def score_windows(
         position[window.document] = wave + 1
         if (index if opened else window.document) % group.world_size == group.rank:
             waves.setdefault(wave, []).append(window)
-    total = sum(window.length for wave in waves.values() for window in wave)
-    before = scorer.ledger.running().tokens
-    with torch.no_grad(), bench.console.task(bench.title, total) as task:
+    with torch.no_grad():
         for wave in sorted(waves):
-            ordered = sorted(waves[wave], key=lambda window: (window.width, window.document, window.score_start))
+            ordered = waves[wave]
+            if not opened:  # an opened region keeps the order of the text: later windows read what earlier ones score
+                ordered = sorted(ordered, key=lambda window: (window.width, window.document))
             for start in range(0, len(ordered), rows):
                 batch = ordered[start : start + rows]
                 scorer.score(batch, window_log_probs(model, scorer, batch, bench.attention), phase)
                 sofar = scorer.ledger.running()
-                task.update(sofar.tokens - before, bpb_so_far=sofar.val_bpb if sofar.bytes else float("nan"))
+                task.update(sofar.tokens, bpb_so_far=sofar.val_bpb if sofar.bytes else float("nan"))
     scorer.synchronise()
