@@ -31,6 +31,8 @@ UNIT = 1024
 FIRST = 5
 """Binary logarithm of the least mean magnitude, in units, above class 0."""
 CLASSES = 1 + 8 * (17 - FIRST)
+DRIFT = 5
+"""The moving mean of a column comes nearer to each symbol by 2^-DRIFT of the distance."""
 EVERY_ROW, PERIOD = 64, 8
 """Estimates are renewed in each of the first rows, later once in so many."""
 NARROW = 64
@@ -84,13 +86,13 @@ def gaussian_weights(spread: int, low: int, high: int) -> list[int]:
 
 @cache
 def _magnitude_weights(spread: int) -> tuple[int, ...]:
-    """Weights of the magnitudes 0 ... 128: the Gaussian density at nine points of each symbol's interval, summed."""
+    """Weights of the magnitudes 0 ... 256: the Gaussian density at nine points of each symbol's interval, summed."""
     bits, points = 96, 8
     # exp(-x^2 / (2 s^2)) at x = i / 8 is r^(i^2), with s^2 = mean^2 pi / 2, so r = exp(-1 / (64 pi mean^2))
     square = eighths(8 * 40 + 2 * spread - 1 + 16 * (FIRST - 10))  # of the mean magnitude, times 2^40
     ratio = _exp_negative(113 << 40, 64 * 355 * square, bits)
     density, step = [1 << bits], ratio
-    while len(density) <= points * 129:
+    while len(density) <= points * 257:
         density.append(density[-1] * step >> bits)
         step = (step * ratio >> bits) * ratio >> bits
 
@@ -98,7 +100,7 @@ def _magnitude_weights(spread: int) -> tuple[int, ...]:
         near = [density[abs(points * magnitude + offset)] for offset in range(-points // 2, points // 2 + 1)]
         return (2 * sum(near) - near[0] - near[-1]) >> (bits - 40)
 
-    return tuple(weight(magnitude) for magnitude in range(129))
+    return tuple(weight(magnitude) for magnitude in range(257))
 
 
 def _exp_negative(numerator: int, denominator: int, bits: int) -> int:
@@ -126,6 +128,7 @@ class Side:
     symbol; other contexts use the Gaussian of their class. `means`: mean magnitude of every matrix, in units.
     `priors`: how many rows of that mean every column's estimate begins with, a matrix.
     `segments`: rows of a trellis segment of every matrix, or 0. `shifts`: row shifts of every matrix, or None.
+    `drifts`: whether the matrix is coded as differences from the moving means of its columns.
     """
 
     low: int
@@ -138,6 +141,7 @@ class Side:
     priors: list[int]
     segments: list[int]
     shifts: list[Ints | None]
+    drifts: list[bool]
 
     def tables(self) -> Ints:
         """Frequencies [contexts, symbols]; a context is class - first, twice as many and one more with parity."""
@@ -154,10 +158,12 @@ class Side:
     def pack(self) -> bytes:
         """The bytes that `unpack` reads."""
         stored = b"".join(struct.pack("<B", context) + codes for context, codes in sorted(self.codes.items()))
-        head = struct.pack("<bbBBBB", self.low, self.high, self.first, self.last, self.parity, len(self.codes))
+        head = struct.pack("<hhBBBB", self.low, self.high, self.first, self.last, self.parity, len(self.codes))
         matrices = b"".join(
-            struct.pack("<IBHB", mean, prior, segment, shifts is not None)
-            for mean, prior, segment, shifts in zip(self.means, self.priors, self.segments, self.shifts, strict=True)
+            struct.pack("<IBHB", mean, prior, segment, (shifts is not None) + 2 * drift)
+            for mean, prior, segment, shifts, drift in zip(
+                self.means, self.priors, self.segments, self.shifts, self.drifts, strict=True
+            )
         )
         shifts = b"".join(one.astype(np.int8).tobytes() for one in self.shifts if one is not None)
         return zlib.compress(head + stored + matrices + shifts, 9)
@@ -169,10 +175,10 @@ class Side:
         data = inflate.decompress(packed, MAX_BLOB)
         if not inflate.eof or inflate.unused_data:
             raise ValueError("the side information is cut off or too long")
-        low, high, first, last, parity, stored = struct.unpack_from("<bbBBBB", data)
-        if not (low <= high and first <= last < CLASSES and parity in (0, 1)):
+        low, high, first, last, parity, stored = struct.unpack_from("<hhBBBB", data)
+        if not (-255 <= low <= high <= 255 and first <= last < CLASSES and parity in (0, 1)):
             raise ValueError("the side information contradicts itself")
-        at, count = 6, high - low + 1
+        at, count = 8, high - low + 1
         codes: dict[int, bytes] = {}
         for _ in range(stored):
             codes[data[at]] = data[at + 1 : at + 1 + count]
@@ -180,7 +186,7 @@ class Side:
         means, priors, segments, flags = [], [], [], []
         for _ in shapes:
             mean, prior, segment, flag = struct.unpack_from("<IBHB", data, at)
-            if not (1 <= mean <= 128 * UNIT and prior >= 1 and flag <= 1 and (parity or not segment)):
+            if not (1 <= mean <= 128 * UNIT and prior >= 1 and flag <= 3 and (parity or not segment)):
                 raise ValueError("the side information of a matrix contradicts itself")
             means.append(mean)
             priors.append(prior)
@@ -189,13 +195,15 @@ class Side:
             at += 8
         shifts: list[Ints | None] = []
         for flag, (rows, _) in zip(flags, shapes, strict=True):
-            shifts.append(np.frombuffer(data, np.int8, rows, at).astype(np.int64) if flag else None)
-            at += rows * flag
+            shifts.append(np.frombuffer(data, np.int8, rows, at).astype(np.int64) if flag & 1 else None)
+            at += rows * (flag & 1)
         if at != len(data) or any(len(one) != count for one in codes.values()):
             raise ValueError("the side information has another length")
         if any(len(one) and np.abs(one).max() > MAX_SHIFT for one in shifts if one is not None):
             raise ValueError("a row shift is too large")
-        return cls(low, high, first, last, bool(parity), codes, means, priors, segments, shifts)
+        return cls(
+            low, high, first, last, bool(parity), codes, means, priors, segments, shifts, [flag > 1 for flag in flags]
+        )
 
 
 def is_exchanged(shape: Shape) -> bool:
@@ -213,6 +221,16 @@ def magnitude_units(symbols: Ints, shift: npt.ArrayLike) -> Ints:
     return np.abs(symbols) * inverse_scales()[np.asarray(shift) + MAX_SHIFT] * UNIT >> SHIFT_BITS
 
 
+def centre_of(moving: Ints) -> Ints:
+    """The whole number nearest to every moving mean (in units)."""
+    return (moving + UNIT // 2) // UNIT
+
+
+def moved(moving: Ints, symbols: Ints) -> Ints:
+    """The moving means of the columns after one more row of symbols."""
+    return moving + ((symbols * UNIT - moving) >> DRIFT)
+
+
 def estimate_rows(row: int) -> int:
     """How many rows the estimates used in this row have seen."""
     return row if row < EVERY_ROW else row - row % PERIOD
@@ -221,6 +239,41 @@ def estimate_rows(row: int) -> int:
 def classes_of(sums: Ints, rows: int | Ints) -> Ints:
     """The class of every column from the sum of its magnitudes over `rows` rows, those of the prior included."""
     return class_of_mean()[np.minimum(sums // rows, 128 * UNIT)]
+
+
+class Columns:
+    """What is known of the columns of one matrix from the rows above."""
+
+    def __init__(self, cols: int, side: Side, index: int):
+        self._first, self._last, self._parity = side.first, side.last, side.parity
+        self._prior, self._segment = side.priors[index], side.segments[index]
+        self._shifts, self._drift = side.shifts[index], side.drifts[index]
+        self._sums = np.full(cols, self._prior * side.means[index], np.int64)
+        self._classes = self._moving = np.zeros(cols, np.int64)
+        self._states = np.zeros(cols, np.uint8)
+
+    def contexts(self, row: int) -> Ints:
+        """The table of every column for the next row."""
+        if estimate_rows(row) == row:
+            self._classes = classes_of(self._sums, row + self._prior)
+        shifted = self._classes if self._shifts is None else self._classes + self._shifts[row]
+        contexts = np.clip(shifted, self._first, self._last) - self._first
+        if not self._parity:
+            return contexts
+        if self._segment and row % self._segment == 0:
+            self._states[:] = 0
+        return 2 * contexts + (self._states & 1 if self._segment else 0)
+
+    def take(self, row: int, values: Ints) -> Ints:
+        """Learn from the row that was decoded: the symbols, from what was coded of them."""
+        self._sums += magnitude_units(values, 0 if self._shifts is None else self._shifts[row])
+        symbols = values
+        if self._drift:
+            symbols = values + centre_of(self._moving)
+            self._moving = moved(self._moving, symbols)
+        if self._segment:
+            self._states = TRELLIS[self._states, symbols & 1]
+        return symbols
 
 
 class Reader:
@@ -286,33 +339,16 @@ class Reader:
     def _matrix(
         self, shape: Shape, side: Side, index: int, step: Callable[[slice, Ints], Ints]
     ) -> npt.NDArray[np.int8]:
-        (rows, cols), shifts, segment = shape, side.shifts[index], side.segments[index]
-        prior = side.priors[index]
-        lanes = len(self.states)
+        rows, cols = shape
+        lanes, columns = len(self.states), Columns(cols, side, index)
         result = np.empty(shape, np.int8)
-        sums = np.full(cols, prior * side.means[index], np.int64)
-        states = np.zeros(cols, np.uint8)
-        row_symbols = np.empty(cols, np.int64)
+        values = np.empty(cols, np.int64)
         for row in range(rows):
-            if estimate_rows(row) == row:
-                estimates = classes_of(sums, row + prior)
-                usual = np.clip(estimates, side.first, side.last) - side.first
-            contexts = usual
-            if shifts is not None:
-                contexts = np.clip(estimates + shifts[row], side.first, side.last) - side.first
-            if side.parity:
-                contexts = 2 * contexts
-            if segment:
-                if row % segment == 0:
-                    states[:] = 0
-                contexts += states & 1
+            contexts = columns.contexts(row)
             for start in range(0, cols, lanes):
                 chunk = contexts[start : start + lanes]
-                row_symbols[start : start + lanes] = step(slice(0, len(chunk)), chunk)
-            result[row] = row_symbols
-            sums += magnitude_units(row_symbols, 0 if shifts is None else shifts[row])
-            if segment:
-                states = TRELLIS[states, row_symbols & 1]
+                values[start : start + lanes] = step(slice(0, len(chunk)), chunk)
+            result[row] = columns.take(row, values)
         return result
 
 

@@ -19,10 +19,12 @@ from pgolf.quant.rans import (
     UNIT,
     Ints,
     Side,
+    centre_of,
     classes_of,
     gaussian_weights,
     is_exchanged,
     magnitude_units,
+    moved,
     normalise,
     weight_of_code,
 )
@@ -32,6 +34,8 @@ SYMBOLS_PER_LANE = 1 << 13
 """A lane costs two bytes, which so many symbols should bear."""
 LEAST_SYMBOLS = 4096
 """Classes at both ends with fewer symbols than this are merged into their neighbours."""
+SHIFT_BITS = 3
+"""What a row shift costs after zlib, about."""
 CODE_BITS = 6
 """What one code of a stored table costs after zlib, about; a table is stored when it saves more."""
 
@@ -46,7 +50,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A matrix as it is coded, with the class and the codebook of every element."""
+    """A matrix as it is coded (differences, where it drifts), with the class and the codebook of every element."""
 
     symbols: Ints
     classes: Ints
@@ -55,6 +59,7 @@ class _Prepared:
     prior: int
     segment: int
     shifts: Ints | None
+    drift: bool
 
 
 def encode(streams: Sequence[Sequence[Matrix]]) -> list[bytes]:
@@ -78,20 +83,35 @@ def encode(streams: Sequence[Sequence[Matrix]]) -> list[bytes]:
 
 
 def _prepare(matrix: Matrix) -> _Prepared:
+    """The matrix in the form that has the least entropy: with or without drift, with or without row shifts."""
     symbols = matrix.symbols.astype(np.int64)
     segment = matrix.segment
     if is_exchanged(matrix.symbols.shape):
         symbols, segment = np.ascontiguousarray(symbols.T), 0
-    mean = int(np.clip(np.abs(symbols).sum() * UNIT // max(1, symbols.size), 1, 128 * UNIT))
-    prior = _prior(symbols)
-    plain = _classes(symbols, mean, prior, None)
-    shifts = _row_shifts(symbols, mean)
-    shifted = _classes(symbols, mean, prior, shifts)
-    # a shift costs about three bits
-    worth_it = _entropy(symbols, plain) - _entropy(symbols, shifted) > 3 * len(shifts) + 64
     codebooks = _codebooks(symbols, segment) if segment else None
-    classes = shifted if worth_it else plain
-    return _Prepared(symbols, classes, codebooks, mean, prior, segment, shifts if worth_it else None)
+    best, least = None, math.inf
+    for drift in (False, True):
+        values = _without_drift(symbols) if drift else symbols
+        if drift and values.size and values.var() >= symbols.var():
+            break
+        mean = int(np.clip(np.abs(values).sum() * UNIT // max(1, values.size), 1, 128 * UNIT))
+        prior = _prior(values)
+        for shifts in (None, _row_shifts(values, mean)):
+            classes = _classes(values, mean, prior, shifts)
+            size = _entropy(values, classes) + (0 if shifts is None else SHIFT_BITS * len(shifts) + 64)
+            if best is None or size < least - 64:
+                best, least = _Prepared(values, classes, codebooks, mean, prior, segment, shifts, drift), size
+    assert best is not None  # the first form is always taken
+    return best
+
+
+def _without_drift(symbols: Ints) -> Ints:
+    """Differences from the moving means of the columns."""
+    moving, values = np.zeros(symbols.shape[1], np.int64), np.empty_like(symbols)
+    for row, one in enumerate(symbols):
+        values[row] = one - centre_of(moving)
+        moving = moved(moving, one)
+    return values
 
 
 def _prior(symbols: Ints) -> int:
@@ -141,7 +161,8 @@ def _histograms(symbols: Ints, contexts: Ints, num_contexts: int, low: int, coun
 
 def _entropy(symbols: Ints, contexts: Ints) -> float:
     """Empirical entropy of the symbols given their contexts, in bits."""
-    histograms = _histograms(symbols, contexts, CLASSES, -128, 256).astype(float)
+    low = int(symbols.min(initial=0))
+    histograms = _histograms(symbols, contexts, CLASSES, low, int(symbols.max(initial=0)) - low + 1).astype(float)
     totals = histograms.sum(axis=1, keepdims=True)
     used = histograms > 0
     return float(-(histograms * np.log2(np.divide(histograms, totals, where=used, out=np.ones_like(histograms)))).sum())
@@ -167,9 +188,19 @@ def _side(stream: Sequence[_Prepared]) -> Side:
         saved = float((histogram * np.log2(np.array(better) / np.array(gaussian))).sum())
         if saved > CODE_BITS * count + 8 and len(codes) < 255:
             codes[context] = bytes(stored)
-    columns = zip(*((one.mean, one.prior, one.segment, one.shifts) for one in stream), strict=True)
-    means, priors, segments, shifts = map(list, columns) if stream else ([], [], [], [])
-    return Side(low, high, first, last, parity, codes, means, priors, segments, shifts)
+    return Side(
+        low,
+        high,
+        first,
+        last,
+        parity,
+        codes,
+        [one.mean for one in stream],
+        [one.prior for one in stream],
+        [one.segment for one in stream],
+        [one.shifts for one in stream],
+        [one.drift for one in stream],
+    )
 
 
 def _codes(histogram: Ints) -> list[int]:
