@@ -75,7 +75,7 @@ def by_hand(weights, lr, options, steps):
         {"rescale": NorMuon()},
         {"gradient": SignedPower(exponent=0.5), "precondition": DiagonalMousse(), "rescale": NorMuon(beta=0.5)},
     ],
-    ids=str,
+    ids=["plain", "power", "mousse", "unit_rows", "normuon", "all"],
 )
 def test_batches_of_banks_do_what_the_formula_says_of_each_matrix(extra):
     options = {**POLAR, **extra}
