@@ -4,6 +4,7 @@ The texts are decoded from the tokens, so nothing here trusts the index; the ind
 """
 
 import hashlib
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,14 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pgolf.data.bytes import ByteTable
-from pgolf.data.caseops import OPERATORS
 from pgolf.data.dataset import table_bytes
 from pgolf.data.frontend import FrontEnd
 from pgolf.data.index import DocumentIndex, Rows
+from pgolf.data.operators import OperatorTokens
 from pgolf.data.sentencepiece_model import Tokenizer
 from pgolf.data.shards import Tokens, TokenStream
 from pgolf.errors import UserError
 
+CAPITAL = re.compile(b"[A-Z]")
 TEXTS, ENCODING, SIDECAR, TABLE = "texts", "encoding", "byte sidecar", "byte table"
 
 
@@ -38,7 +40,8 @@ class Found(NamedTuple):
         digests: 32 bytes a document: SHA-256 of the decoded text, or of the ids where texts were normalised.
         decoded_bytes: UTF-8 length of all decoded texts.
         charged_bytes: sum of the bytes of the tokens as a score would use them; 0 for training documents.
-        operators: tokens that are operators of a text transform.
+        operators: tokens that are operators of a text transform, or spell one in bytes.
+        has_capitals: whether a decoded text has an ASCII capital, which the transform would write with an operator.
     """
 
     problems: dict[str, str]
@@ -46,6 +49,7 @@ class Found(NamedTuple):
     decoded_bytes: int
     charged_bytes: int
     operators: int
+    has_capitals: bool
 
 
 class Inspector:
@@ -80,10 +84,9 @@ class Inspector:
         return None
 
     @cached_property
-    def operator_ids(self) -> np.ndarray:
-        """Ids whose piece is an operator of a known transform."""
-        pieces = (self.front_end.piece(token) for token in range(self.front_end.vocab_size))
-        return np.array([token for token, piece in enumerate(pieces) if piece in OPERATORS], np.int64)
+    def operators(self) -> OperatorTokens:
+        """Tells the operators of a known transform among the tokens."""
+        return OperatorTokens(self.front_end)
 
     def look(self, part: Part) -> Found:
         """Decode the documents of a part and compare."""
@@ -102,8 +105,9 @@ class Inspector:
             self._compare(texts, sizes, digests, rows, part, problems)
             self._encode_again(texts, ids, lengths, part, problems)
         charged = self._charge(stream, local, sizes, rows, part, problems)
-        operators = int(np.isin(ids, self.operator_ids).sum())
-        return Found(problems, digests, int(sizes.sum()), charged, operators)
+        operators = int(self.operators.mask(stream).sum())
+        has_capitals = any(map(CAPITAL.search, texts))
+        return Found(problems, digests, int(sizes.sum()), charged, operators, has_capitals)
 
     def _name(self, part: Part, offset: int) -> str:
         return f"{part.split} document {self.indexes[part.split].name(part.first + offset)!r}"
@@ -166,7 +170,11 @@ class Inspector:
         if part.split != "val":
             return 0
         if "val_bytes" not in self.streams:
-            charged = table_bytes(self.front_end, stream).astype(np.int64)
+            try:
+                charged = table_bytes(self.front_end, stream).astype(np.int64)
+            except UserError as error:
+                problems[SIDECAR] = str(error)
+                return 0
         else:
             begin = int(self.indexes["val"].starts[part.first])
             charged = self.streams["val_bytes"].read(begin, begin + len(stream)).astype(np.int64)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.console import Console, Silent
+from pgolf.data.agreement import contradictions
 from pgolf.data.index import DocumentIndex
 from pgolf.data.shards import shard_length
 from pgolf.errors import UserError
@@ -92,6 +93,22 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
+def check_agreement(directory: Path, manifest: dict[str, Any]) -> None:
+    """UserError when the manifest lacks a part or contradicts itself."""
+    try:
+        found = contradictions(manifest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{directory / MANIFEST} was edited: a part is missing or of another kind ({error!r}); "
+            f"delete {directory} and prepare it again."
+        ) from error
+    if found:
+        raise UserError(
+            f"{directory / MANIFEST} contradicts itself: it was edited ({'; '.join(found)}); delete {directory} and "
+            "prepare it again."
+        )
+
+
 def check_files(directory: Path, manifest: dict[str, Any]) -> None:
     """UserError names the first file that is missing or does not have the size of the manifest."""
     for name, expected in manifest["files"].items():
@@ -122,8 +139,11 @@ def check_sizes(directory: Path, manifest: dict[str, Any]) -> None:
 
 def check_tokenizer(directory: Path, manifest: dict[str, Any]) -> None:
     """UserError when the tokenizer file is not the one that the shards were written with."""
-    expected = manifest["files"].get(TOKENIZER)
-    if expected is not None and sha256_file(directory / TOKENIZER) != expected["sha256"]:
+    listed = manifest["files"].get(TOKENIZER)
+    if listed is None:
+        return
+    found = sha256_file(directory / TOKENIZER)
+    if found != listed["sha256"] or found != manifest["front_end"]["tokenizer"]["sha256"]:
         raise UserError(
             f"{directory / TOKENIZER} is not the tokenizer of its manifest (its SHA-256 differs): ids would mean "
             f"other text. Put the right file back, or delete {directory} and prepare it again."

@@ -10,6 +10,7 @@ from pgolf.data.caseops import NAMES
 from pgolf.data.dataset import Dataset
 from pgolf.data.documents import WORD_MARK
 from pgolf.data.manifest import SPLITS
+from pgolf.data.operators import OperatorTokens
 from pgolf.data.shards import read_shard
 from pgolf.errors import UserError
 
@@ -21,10 +22,11 @@ def stats(directory: Path) -> dict[str, Any]:
 
     `length_histogram` lists [smallest, documents]: documents of at least `smallest` tokens and
     fewer than twice that. `most_frequent` lists [id, text, count], BOS left out. `operator_share` is the share of
-    operators of the text transform among the tokens, BOS left out.
+    the tokens, BOS left out, that are operators of the text transform or spell one in bytes.
     """
     dataset = Dataset(directory)
     pieces = [dataset.front_end.piece(token) for token in range(dataset.vocab_size)]
+    operators = OperatorTokens(dataset.front_end)
     return {
         "name": dataset.manifest["name"],
         "digest": dataset.digest,
@@ -32,7 +34,7 @@ def stats(directory: Path) -> dict[str, Any]:
         "front_end": dataset.manifest["front_end"],
         "lossless": dataset.manifest["lossless"],
         "left_out": dataset.manifest["left_out"],
-        "splits": {split: _figures(dataset, split, pieces) for split in SPLITS},
+        "splits": {split: _figures(dataset, split, pieces, operators) for split in SPLITS},
     }
 
 
@@ -41,7 +43,7 @@ def document_lengths(dataset: Dataset, split: str) -> npt.NDArray[np.int64]:
     return np.asarray(dataset.index(split).rows["tokens"], np.int64)
 
 
-def _figures(dataset: Dataset, split: str, pieces: list[str]) -> dict[str, Any]:
+def _figures(dataset: Dataset, split: str, pieces: list[str], operators: OperatorTokens) -> dict[str, Any]:
     counts = np.zeros(dataset.vocab_size, np.int64)
     for path in dataset.files(split):
         found = np.bincount(read_shard(path), minlength=dataset.vocab_size)
@@ -54,7 +56,6 @@ def _figures(dataset: Dataset, split: str, pieces: list[str]) -> dict[str, Any]:
     totals, lengths = dataset.manifest["splits"][split], document_lengths(dataset, split)
     sizes = np.asarray(dataset.index(split).rows["bytes"])
     bins, documents = np.unique(np.floor(np.log2(lengths)).astype(int), return_counts=True)
-    is_operator = np.array([piece in NAMES for piece in pieces])
     return {
         "documents": totals["documents"],
         "tokens": totals["tokens"],
@@ -66,7 +67,7 @@ def _figures(dataset: Dataset, split: str, pieces: list[str]) -> dict[str, Any]:
         "document_tokens": _spread(lengths),
         "length_histogram": [[int(2**low), int(count)] for low, count in zip(bins, documents, strict=True)],
         "ids_used": int((counts > 0).sum()),
-        "operator_share": float(counts[is_operator].sum() / counts.sum()),
+        "operator_share": operators.count(map(read_shard, dataset.files(split))) / int(counts.sum()),
         "most_frequent": _most_frequent(counts, pieces),
     }
 

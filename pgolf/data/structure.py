@@ -10,11 +10,18 @@ from pgolf.console import Console
 from pgolf.data.documents import SplitRule
 from pgolf.data.frontend import FrontEnd
 from pgolf.data.index import DocumentIndex
-from pgolf.data.manifest import MANIFEST, SPLITS, check_files, hash_files
-from pgolf.data.shards import read_shard, shard_length
+from pgolf.data.manifest import MANIFEST, SPLITS, check_agreement, check_files, hash_files
+from pgolf.data.shards import Tokens, read_shard, shard_length
 from pgolf.errors import UserError
 
 ZERO_RUN = 1024  # Consecutive padding tokens that no text gives but unwritten storage does.
+BLOCK = 2**22  # Tokens looked at together: whole shards of 10^8 tokens would take gigabytes of positions.
+
+
+def agreement(directory: Path, manifest: dict[str, Any]) -> str:
+    """What was asked for, the front end and the split of the manifest can all be true."""
+    check_agreement(directory, manifest)
+    return "recipe, front end, split and byte counts of the manifest go together"
 
 
 def sizes(directory: Path, manifest: dict[str, Any]) -> str:
@@ -56,9 +63,14 @@ def contents(directory: Path, manifest: dict[str, Any]) -> str:
     """No shard has a hole."""
     paths = list(_shards(directory, manifest))
     for path in paths:
-        edges = np.concatenate([[-1], np.flatnonzero(read_shard(path))])
-        if len(edges) > 1 and int(np.diff(edges).max()) > ZERO_RUN:
-            raise UserError(f"the shard {path} holds a run of more than {ZERO_RUN} zeros: it was not written wholly.")
+        last = -1  # The last token so far that is not zero.
+        for first, block in _blocks(read_shard(path)):
+            edges = np.concatenate([[last], np.flatnonzero(block) + first, [first + len(block)]])
+            if int(np.diff(edges).max()) > ZERO_RUN:
+                raise UserError(
+                    f"the shard {path} holds a run of {ZERO_RUN} zeros or more: it was not written wholly."
+                )
+            last = int(edges[-2])
     return f"no run of {ZERO_RUN} zeros in {len(paths)} shards"
 
 
@@ -122,19 +134,28 @@ def partition(directory: Path, manifest: dict[str, Any]) -> str:
     return "every document is on the side of its hash"
 
 
-def _tokens(directory: Path, manifest: dict[str, Any], split: str) -> Iterator[np.ndarray]:
+def _blocks(values: Tokens) -> Iterator[tuple[int, Tokens]]:
+    """(first, tokens) of consecutive parts of a shard."""
+    for first in range(0, len(values), BLOCK):
+        yield first, values[first : first + BLOCK]
+
+
+def _tokens(directory: Path, manifest: dict[str, Any], split: str) -> Iterator[tuple[str, int, Tokens]]:
+    """(shard, first, tokens) of consecutive parts of a split."""
     for name in manifest["splits"][split]["files"]:
-        yield read_shard(directory / name)
+        for first, block in _blocks(read_shard(directory / name)):
+            yield name, first, block
 
 
 def vocabulary(directory: Path, manifest: dict[str, Any]) -> str:
     """No id lies beyond the vocabulary."""
     for split in SPLITS:
-        for name, values in zip(manifest["splits"][split]["files"], _tokens(directory, manifest, split), strict=True):
-            if int(values.max()) >= manifest["vocab_size"]:
-                at = int(np.argmax(values >= manifest["vocab_size"]))
+        for name, first, block in _tokens(directory, manifest, split):
+            if int(block.max()) >= manifest["vocab_size"]:
+                at = int(np.argmax(block >= manifest["vocab_size"]))
                 raise UserError(
-                    f"token {at} of {name} has the id {values[at]}, the vocabulary ends at {manifest['vocab_size']}."
+                    f"token {first + at} of {name} has the id {block[at]}, the vocabulary ends at "
+                    f"{manifest['vocab_size']}."
                 )
     return f"every id is below {manifest['vocab_size']}"
 
@@ -142,7 +163,8 @@ def vocabulary(directory: Path, manifest: dict[str, Any]) -> str:
 def bos_count(directory: Path, manifest: dict[str, Any]) -> str:
     """There is one BOS for each document."""
     for split in SPLITS:
-        count = sum(int((values == manifest["bos_id"]).sum()) for values in _tokens(directory, manifest, split))
+        bos = manifest["bos_id"]
+        count = sum(int(np.count_nonzero(block == bos)) for _, _, block in _tokens(directory, manifest, split))
         if count != manifest["splits"][split]["documents"]:
             raise UserError(
                 f"the {split} split has {count} BOS tokens for {manifest['splits'][split]['documents']} documents."
@@ -153,13 +175,15 @@ def bos_count(directory: Path, manifest: dict[str, Any]) -> str:
 def empty(directory: Path, manifest: dict[str, Any]) -> str:
     """No document is empty."""
     for split in SPLITS:
-        last = -1  # The token before the shard, for a document that would begin at its end.
-        for name, values in zip(manifest["splits"][split]["files"], _tokens(directory, manifest, split), strict=True):
-            is_bos = np.concatenate([[last], values]) == manifest["bos_id"]
+        last = False  # Whether the token before the block is a BOS.
+        for name, first, block in _tokens(directory, manifest, split):
+            is_bos = np.concatenate([[last], block == manifest["bos_id"]])
             for at in np.flatnonzero(is_bos[1:] & is_bos[:-1]):
-                raise UserError(f"the document before token {at} of {name} is empty: two BOS follow each other.")
-            last = int(values[-1])
-        if last == manifest["bos_id"]:
+                raise UserError(
+                    f"the document before token {first + at} of {name} is empty: two BOS follow each other."
+                )
+            last = bool(is_bos[-1])
+        if last:
             raise UserError(f"the last document of the {split} split is empty: it ends with a BOS.")
     return "every document has a token"
 
@@ -167,11 +191,11 @@ def empty(directory: Path, manifest: dict[str, Any]) -> str:
 def starts(directory: Path, manifest: dict[str, Any]) -> str:
     """Each document begins with BOS where the index says."""
     for split in SPLITS:
-        starts, offset, seen = DocumentIndex(directory, split).starts, 0, 0
-        for name, values in zip(manifest["splits"][split]["files"], _tokens(directory, manifest, split), strict=True):
-            here = np.flatnonzero(values == manifest["bos_id"]) + offset
-            expected = starts[seen : seen + len(here)]
-            if not np.array_equal(here, expected) or (offset == 0 and (not len(here) or here[0] != 0)):
+        starts, offset = DocumentIndex(directory, split).starts, 0
+        for name, _, block in _tokens(directory, manifest, split):
+            found = np.flatnonzero(block == manifest["bos_id"]) + offset
+            expected = starts[np.searchsorted(starts, offset) : np.searchsorted(starts, offset + len(block))]
+            if not np.array_equal(found, expected):
                 raise UserError(f"{name}: a document does not begin where the index says it does (BOS is missing).")
-            offset, seen = offset + len(values), seen + len(here)
+            offset += len(block)
     return "every document begins with BOS where the index says"

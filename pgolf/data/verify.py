@@ -61,6 +61,7 @@ def verify(
     if not attempt("manifest", lambda: f"digest {read_manifest(directory)['digest'][:16]}"):
         return checks
     manifest = read_manifest(directory)
+    attempt("agreement", lambda: structure.agreement(directory, manifest))
     if differences is not None:
         attempt("configuration", lambda: _configuration(differences(manifest)))
     attempt("file sizes", lambda: structure.sizes(directory, manifest))
@@ -128,12 +129,13 @@ class _Summary:
         self.problems: dict[str, str] = {}
         self.validation: dict[bytes, int] = {}
         self.bytes = {"decoded": 0, "charged": 0}
-        self.operators = 0
+        self.operators, self.has_capitals = 0, False
 
     def add(self, part: Part, found: Found) -> None:
         """Take in one part."""
         self.problems = found.problems | self.problems
         self.operators += found.operators
+        self.has_capitals |= found.has_capitals
         if part.split == "val":
             self.validation.update((digest, part.first + at) for at, digest in enumerate(found.digests))
             self.bytes["decoded"] += found.decoded_bytes
@@ -181,7 +183,7 @@ class _Summary:
         return [Check(name, name not in self.problems, self.problems.get(name, line)) for name, line in passed.items()]
 
     def _operators(self, passed: dict[str, str]) -> None:
-        """Operators must be there exactly when the manifest says that the text was transformed."""
+        """Operators must be there exactly when the manifest says that text with capitals was transformed."""
         tokens = sum(self.manifest["splits"][split]["tokens"] for split in SPLITS)
         share, transform = self.operators / tokens, self.manifest["front_end"]["transform"]
         passed["operators"] = (
@@ -191,5 +193,5 @@ class _Summary:
             self.problems["operators"] = (
                 f"{passed['operators']}: the text was transformed but would be charged as if it were not."
             )
-        if transform is not None and len(self.inspector.operator_ids) and not self.operators:
+        if transform is not None and self.has_capitals and not self.operators:
             self.problems["operators"] = f"{passed['operators']}: no text was transformed, though the manifest says so."

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from pgolf.console import Silent
+from pgolf.data import operators
 from pgolf.data.baselines import baselines
+from pgolf.data.byte_tokenizer import Bytes
+from pgolf.data.frontend import FrontEnd
 from pgolf.data.shards import read_shard
 from pgolf.data.stats import plot_lengths, stats
 from pgolf.data.transform import CaseOps
@@ -36,12 +39,31 @@ def test_operators_are_counted_and_named(tmp_path):
     config = small_config(write_corpus(tmp_path / "corpus.jsonl"), transform=CaseOps())
     dataset = config.prepare(tmp_path / "root", Silent())
     split = stats(dataset.directory)["splits"]["train"]
-    operators = [dataset.front_end.tokenizer.processor.piece_to_id(chr(0xE001 + at)) for at in range(4)]
+    ids = [dataset.front_end.tokenizer.processor.piece_to_id(chr(0xE001 + at)) for at in range(4)]
     stream = np.concatenate([read_shard(path) for path in dataset.train_files])
-    share = np.isin(stream, operators).sum() / (len(stream) - split["documents"])
+    share = np.isin(stream, ids).sum() / (len(stream) - split["documents"])
     assert split["operator_share"] == pytest.approx(share) and share > 0.005
     frequent = {token: text for token, text, _ in split["most_frequent"]}
-    assert frequent.get(operators[0], "TITLE") == "TITLE"
+    assert frequent.get(ids[0], "TITLE") == "TITLE"
+
+
+@pytest.mark.parametrize("shard_tokens", [1000, 7])
+def test_operators_that_are_spelled_in_bytes_are_counted(tmp_path, shard_tokens, monkeypatch):
+    monkeypatch.setattr(operators, "BLOCK", 5)
+    corpus = write_corpus(tmp_path / "corpus.jsonl", 8)
+    config = small_config(corpus, transform=CaseOps(), tokenizer=Bytes(), shard_tokens=shard_tokens, val_fraction=0.4)
+    dataset = config.prepare(tmp_path / "root", Silent())
+    written = "".join(CaseOps().encode(text.decode()) for text in dataset.training_text())
+    spelled = 3 * sum(written.count(operator) for operator in CaseOps.operators)
+    share = stats(dataset.directory)["splits"]["train"]["operator_share"]
+    assert share == pytest.approx(spelled / len(written.encode())) and spelled > 0
+
+
+def test_operators_of_a_model_without_pieces_for_them_are_counted(tokenizer):
+    found = operators.OperatorTokens(FrontEnd(CaseOps(), tokenizer))
+    ids = np.array(FrontEnd(CaseOps(), tokenizer).encode("the NASA iPhone \ue001"), np.uint16)
+    assert len(found.pieces) == 0 and found.mask(ids).sum() == 3 * 4
+    assert found.count([ids[:8], ids[8:8], ids[8:10], ids[10:]]) == 12
 
 
 def test_the_plot_is_a_png_and_its_absence_a_sentence(prepared, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pgolf.console import Silent
+from pgolf.data import structure
 from pgolf.data import verify as verify_module
 from pgolf.data.dataset import Dataset
 from pgolf.data.frontend import FrontEnd
@@ -23,6 +24,7 @@ from .corpus import small_config, write_corpus
 
 STRUCTURE = [
     "manifest",
+    "agreement",
     "file sizes",
     "file hashes",
     "tokenizer",
@@ -185,7 +187,7 @@ def test_another_tokenizer_is_found(copy, tokenizer):
         Dataset(copy)
     sign_again(copy)
     assert "is not the tokenizer of the manifest" in failures(copy)["tokenizer"]
-    with pytest.raises(UserError, match="is not the tokenizer of the manifest"):
+    with pytest.raises(UserError, match="is not the tokenizer of its manifest"):
         _ = Dataset(copy).front_end
     (copy / "tokenizer.model").write_bytes(b"damaged")
     assert "is not a SentencePiece model" in failures(copy)["tokenizer"]
@@ -284,8 +286,9 @@ def test_document_numbers_with_a_gap_are_found(caseops_copy):
 
 @pytest.mark.parametrize("val_docs", [19, 21])
 def test_another_partition_than_the_rule_is_found(caseops_copy, val_docs):
+    recipe = json.loads((caseops_copy / MANIFEST).read_text())["recipe"]
     rule = {"rule": "the first", "val_docs": val_docs}
-    sign_again(caseops_copy, split=rule)
+    sign_again(caseops_copy, split=rule, recipe=recipe | {"split": {"val_docs": val_docs}})
     found = failures(caseops_copy)
     assert found == {"partition": found["partition"]}
     assert f"has 20 documents (numbers 0 to 19), its rule says the first {val_docs}" in found["partition"]
@@ -475,6 +478,64 @@ def test_a_configuration_that_asks_for_something_else_is_a_check_of_its_own(case
         "val_docs=20, the configuration",
     ):
         assert words in found["configuration"]
+
+
+@pytest.mark.parametrize("transform", ["caseops", "none"])
+def test_text_without_capitals_needs_no_operators(transform, tmp_path):
+    path = tmp_path / "lower.jsonl"
+    path.write_text(write_corpus(path).read_text().lower())
+    config = small_config(path, transform=CaseOps() if transform == "caseops" else None)
+    assert failures(config.prepare(tmp_path / "root", Silent()).directory) == {}
+
+
+@pytest.mark.parametrize("block", [1, 7, 100])
+def test_the_checks_do_not_depend_on_how_much_is_read_at_a_time(copy, block, monkeypatch):
+    monkeypatch.setattr(structure, "BLOCK", block)
+    assert failures(copy) == {}
+    monkeypatch.setattr(structure, "ZERO_RUN", 20)
+    rewrite(copy / "train_000001.bin", lambda values: np.where((np.arange(len(values)) - 30) // 19 == 0, 0, values))
+    assert "shard contents" not in failures(copy)
+    rewrite(copy / "train_000001.bin", lambda values: np.where((np.arange(len(values)) - 30) // 20 == 0, 0, values))
+    assert "a run of 20 zeros or more" in failures(copy)["shard contents"]
+
+
+@pytest.mark.parametrize("block", [1, 2, 10**6])
+def test_an_empty_document_is_found_across_blocks(copy, block, monkeypatch):
+    monkeypatch.setattr(structure, "BLOCK", block)
+    starts = DocumentIndex(copy, "train").starts
+
+    def two(values):
+        values[starts[2] + 1] = BOS
+        return values
+
+    rewrite(copy / "train_000000.bin", two)
+    assert (
+        f"the document before token {starts[2] + 1} of train_000000.bin is empty" in failures(copy)["empty documents"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "says"),
+    [
+        ("recipe", "transform", None, "transform: kind=lossless_caps_caseops_v1 and none"),
+        ("recipe", "split", {"val_docs": 50_000}, "split: val_docs=20 and val_docs=50000"),
+        ("front_end", "transform", None, "transform: none and kind=lossless_caps_caseops_v1"),
+        (None, "vocab_size", 401, "vocab_size: 400 and 401"),
+        (None, "bos_id", 2, "id of BOS: 1 and 2"),
+        (None, "lossless", False, "lossless: True and False"),
+        (None, "byte_files", [], "number of byte count files"),
+        (None, "byte_accounting", "lut", "a table for plain text"),
+        (None, "front_end", {}, "a part is missing or of another kind (KeyError('tokenizer'))"),
+    ],
+)
+def test_a_manifest_that_was_edited_and_signed_again_contradicts_itself(caseops_copy, part, key, value, says):
+    manifest = json.loads((caseops_copy / MANIFEST).read_text())
+    change = {key: value} if part is None else {part: manifest[part] | {key: value}}
+    sign_again(caseops_copy, **change)
+    assert says in failures(caseops_copy)["agreement"]
+    with pytest.raises(UserError, match="edited") as refused:
+        Dataset(caseops_copy)
+    assert says in str(refused.value)
 
 
 @pytest.mark.parametrize(("key", "value"), [("val_documents", 50_000), ("scored_tokens", 2048 * 7)])
