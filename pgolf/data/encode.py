@@ -31,8 +31,7 @@ def encode_checked(front_end: FrontEnd, batch: Batch) -> Encoded:
     UserError names the document that does not survive the round trip (where the front end promises it), whose tokens
     are not charged the bytes of its original, or whose tokens hold an id that delimits documents.
     """
-    texts = [document.text for document in batch.documents]
-    encoded = front_end.encode_documents(texts)
+    encoded = _encode_named(front_end, batch.documents)
     ends = np.cumsum(encoded.lengths)
     charged = np.diff(np.concatenate([[0], np.cumsum(encoded.token_bytes, dtype=np.int64)])[np.r_[0, ends]])
     recorded = np.array([document.num_bytes for document in batch.documents], np.int64)
@@ -57,6 +56,19 @@ def encode_checked(front_end: FrontEnd, batch: Batch) -> Encoded:
                     f"{document.num_bytes}."
                 )
     return encoded
+
+
+def _encode_named(front_end: FrontEnd, documents: list[Document]) -> Encoded:
+    """Encode; UserError names the document that cannot be."""
+    try:
+        return front_end.encode_documents([document.text for document in documents])
+    except UserError:
+        for document in documents:
+            try:
+                front_end.encode_whole(document.text)
+            except UserError as error:
+                raise UserError(f"document {document.name!r} cannot be encoded: {error}") from error
+        raise
 
 
 def encode_batches(front_end: FrontEnd, batches: Iterable[Batch], workers: int) -> Iterator[tuple[Batch, Encoded]]:

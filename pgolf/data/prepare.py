@@ -2,10 +2,11 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from pgolf.console import Console
 from pgolf.data.documents import Document, Placed, Split, SplitRule
 from pgolf.data.encode import BATCH_CHARACTERS, BATCH_DOCUMENTS, Batch, encode_batches
 from pgolf.data.frontend import FrontEnd, train_front_end
+from pgolf.data.index import DocumentIndex
 from pgolf.data.manifest import split_totals, write_manifest
+from pgolf.data.shards import iterate_documents
 from pgolf.data.tokenizer import TokenizerConfig
 from pgolf.data.transform import Transform
 from pgolf.data.validation import BOS_ID
@@ -117,7 +120,7 @@ def _fill(data: Path, state: Path, preparation: Preparation, console: Console) -
             documents += len(batch.documents)
             num_bytes += sum(document.num_bytes for document in batch.documents)
             task.update(documents, MB=round(num_bytes / 1e6))
-    splits = {}
+    splits: dict[Split, dict[str, Any]] = {}
     for split, writer in writers.items():
         files = writer.close()
         splits[split] = split_totals(data, split, files) | {
@@ -127,6 +130,8 @@ def _fill(data: Path, state: Path, preparation: Preparation, console: Console) -
         }
         if not splits[split]["documents"]:
             raise UserError(f"no document of the {split} split has a token left after the tokenizer's normalisation.")
+    if not front_end.lossless:
+        _say_shared(data, splits, console)
     left_out["no_token_left"] = sum(writer.no_token_left for writer in writers.values())
     content = {
         "name": preparation.recipe["name"],
@@ -142,6 +147,27 @@ def _fill(data: Path, state: Path, preparation: Preparation, console: Console) -
         "byte_files": [path.name for path in writers["val"].files("val_bytes")],
     }
     write_manifest(data, content, console)
+
+
+def _say_shared(data: Path, splits: Mapping[Split, dict[str, Any]], console: Console) -> None:
+    """Say which different texts on both sides became the same tokens, because the tokenizer normalises; equal texts
+    were refused or dropped before."""
+
+    def digests(split: Split) -> Iterator[bytes]:
+        for ids in iterate_documents([data / name for name in splits[split]["files"]], BOS_ID):
+            yield hashlib.sha256(ids.data).digest()
+
+    validation = {digest: number for number, digest in enumerate(digests("val"))}
+    shared = [(validation[digest], number) for number, digest in enumerate(digests("train")) if digest in validation]
+    if shared:
+        val, train = (
+            DocumentIndex(data, split).name(at) for split, at in zip(("val", "train"), shared[0], strict=True)
+        )
+        console.say(
+            f"{len(shared)} training documents have the tokens of a validation document, though not its text (the "
+            f"tokenizer normalises): the first is {train!r}, like {val!r}. Scores are too good by what they teach, and "
+            "`pgolf data verify` fails: take them out of the source."
+        )
 
 
 def _front_end(data: Path, state: Path, preparation: Preparation, console: Console) -> FrontEnd:

@@ -342,6 +342,28 @@ def test_tokens_that_are_charged_other_bytes_are_refused_by_name(corpus, tmp_pat
         small_config(corpus).prepare(tmp_path / "root", Silent())
 
 
+def test_a_document_that_cannot_be_encoded_is_named(tmp_path):
+    texts = small_documents(60)
+    texts[40] = "far" + " " * 70_000 + "away"
+    (tmp_path / "corpus.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    tokenizer = PublishedSentencePiece(vocab_size=330, normalization="published")
+    with pytest.raises(UserError, match=r"document 'corpus.jsonl:41' cannot be encoded: a token would stand for 700"):
+        small_config(tmp_path / "corpus.jsonl", tokenizer=tokenizer).prepare(tmp_path / "root", Silent())
+
+
+def test_texts_that_normalisation_makes_equal_on_both_sides_are_said(tmp_path):
+    texts = small_documents(60)
+    texts[40] = texts[3].replace("Document", " Document ")
+    (tmp_path / "corpus.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    tokenizer = PublishedSentencePiece(vocab_size=330, normalization="published")
+    config = small_config(tmp_path / "corpus.jsonl", tokenizer=tokenizer, **STREAMED | {"val_docs": 10})
+    console = Listening()
+    directory = config.prepare(tmp_path / "root", console).directory
+    said = next(line for line in console.said if "have the tokens of a validation document" in line)
+    assert said.startswith("1 training documents") and "is 'corpus.jsonl:41', like 'corpus.jsonl:4'" in said
+    assert [check.name for check in verify(directory) if not check.passed] == ["disjoint splits"]
+
+
 def test_an_id_that_delimits_documents_is_refused(corpus, tmp_path, monkeypatch):
     encode_documents = FrontEnd.encode_documents
 
