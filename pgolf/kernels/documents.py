@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from pgolf.kernels.autocast import autocast
 from pgolf.kernels.packing import Packing
 
 BACKWARD_ROWS = 256  # queries that the compiled backward handles at once: its scores take [H, 256, T] values
@@ -33,7 +34,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, packing: Packing | None) -> Tensor:
     if packing is None:
         return dense(q, k, v)
     if torch.compiler.is_compiling():
-        return torch.ops.pgolf.attend_documents(q, k, v, packing.boundaries)
+        return torch.ops.pgolf.attend_documents(*autocast(q, k, v), packing.boundaries)
     return _document_by_document(q, k, v, packing.boundaries)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pgolf.errors import UserError
+from pgolf.kernels.autocast import autocast
 from pgolf.kernels.packing import Packing
 from pgolf.kernels.reference import Attention
 
@@ -67,15 +68,13 @@ def _rows_as_documents(q: Tensor) -> tuple[Tensor, int]:
 
 def _half(name: str, *tensors: Tensor) -> list[Tensor]:
     """The tensors in the dtype that autocast asks for. Raises UserError when that is not bf16 or fp16."""
-    device = tensors[0].device.type
-    if torch.is_autocast_enabled(device):
-        tensors = tuple(x.to(torch.get_autocast_dtype(device)) for x in tensors)
-    if tensors[0].dtype not in HALF:
+    cast = autocast(*tensors)
+    if cast[0].dtype not in HALF:
         raise UserError(
-            f"{name} computes in bfloat16 or float16, not in {str(tensors[0].dtype).split('.')[-1]}: "
+            f"{name} computes in bfloat16 or float16, not in {str(cast[0].dtype).split('.')[-1]}: "
             "choose kernels=sdpa, or a precision with bfloat16 activations"
         )
-    return list(tensors)
+    return cast
 
 
 flash3 = functools.partial(flash_attention, "flash3", "flash_attn_interface")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pgolf.kernels.autocast import autocast
 from pgolf.kernels.packing import Packing
 from pgolf.kernels.reference import Attention
 
@@ -23,8 +24,7 @@ def flex() -> Attention:
     """
 
     def attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing | None) -> Tensor:
-        if torch.is_autocast_enabled(q.device.type):
-            q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
+        q, k, v = autocast(q, k, v)
         from torch.nn.attention.flex_attention import flex_attention
 
         function: Any = flex_attention if torch.compiler.is_compiling() else _compiled()

@@ -162,3 +162,15 @@ def test_document_ids_number_the_segments(lengths):
     boundaries = [0, *itertools.accumulate(lengths)]
     expected = [number for number, length in enumerate(lengths) for _ in range(length)]
     assert packed(boundaries).document_ids(boundaries[-1]).tolist() == expected
+
+
+def test_autocast_reaches_the_operation_of_a_compiled_graph():
+    """Norms may leave queries and keys in fp32 beside values in bf16."""
+    torch.compiler.reset()
+    q, k, v = inputs(40)
+    packing = packed([0, 7, 40])
+    compiled = torch.compile(sdpa, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = compiled(q, k, v.bfloat16(), packing)
+        assert mixed.dtype == sdpa(q, k, v, packing).dtype == torch.bfloat16
+        torch.testing.assert_close(mixed, sdpa(q, k, v.bfloat16(), packing))
