@@ -63,6 +63,16 @@ def test_all_pass(folder, monkeypatch, capsys):
     assert lines[-1] == "1 cases: 1 pass, 0 fail, 0 unsupported"
 
 
+def test_a_shuffled_micro_batch_gives_the_whole_rows_that_fit(tmp_path):
+    with np.load(COMMITTED / "loader_shuffled_ws2_rank1.npz") as file:
+        arrays = dict(file)
+    meta = json.loads(str(arrays.pop("meta_json")))
+    micro_batches = meta["world_size"] * meta["grad_accum_steps"]
+    meta["global_tokens"] += micro_batches * (meta["train_seq_len"] - 1)
+    np.savez(tmp_path / "loader_shuffled_rest.npz", meta_json=json.dumps(meta), **arrays)
+    assert check(tmp_path / "loader_shuffled_rest.npz").status == "PASS"
+
+
 def test_a_wrong_integer_fails(folder, monkeypatch, capsys):
     rows = json.loads((folder / "loader_cu_seqlens.json").read_text())
     rows[1]["cu"][0] += 3

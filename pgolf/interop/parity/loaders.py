@@ -38,10 +38,14 @@ def document_packing(case: Case) -> Outcome:
 
 
 def shuffled_sequence(case: Case) -> Outcome:
-    """ShuffledSequenceLoader of #1394 and after."""
-    return _compare_batches(
-        case, lambda files, shape: ShuffledSequenceLoader(files, case.meta["world_size"], case.meta["rank"], shape)
-    )
+    """ShuffledSequenceLoader of #1394 and after, which gives as many whole rows as fit into a micro-batch."""
+
+    def make(files: list[Path], shape: BatchShape) -> Loader:
+        rows = shape.micro_batch_tokens // shape.sequence_tokens
+        whole = BatchShape(rows * shape.sequence_tokens, shape.sequence_tokens)
+        return ShuffledSequenceLoader(files, case.meta["world_size"], case.meta["rank"], whole)
+
+    return _compare_batches(case, make)
 
 
 def cu_seqlens(case: Case) -> Outcome:
