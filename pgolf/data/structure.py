@@ -67,9 +67,7 @@ def contents(directory: Path, manifest: dict[str, Any]) -> str:
         for first, block in _blocks(read_shard(path)):
             edges = np.concatenate([[last], np.flatnonzero(block) + first, [first + len(block)]])
             if int(np.diff(edges).max()) > ZERO_RUN:
-                raise UserError(
-                    f"the shard {path} holds a run of {ZERO_RUN} zeros or more: it was not written wholly."
-                )
+                raise UserError(f"the shard {path} holds a run of {ZERO_RUN} zeros or more: it was not written wholly.")
             last = int(edges[-2])
     return f"no run of {ZERO_RUN} zeros in {len(paths)} shards"
 
