@@ -11,9 +11,9 @@ class Rotary:
     left alone.
 
     Source: RoFormer; partial form as in the published records (16 of 64 dimensions). train_tokens: rows longer than
-    that many tokens T0 use the base base * (T / T0)^(dims / (dims - 2)), T the row's length (NTK-aware scaling, called
-    YaRN in the records); None: never. Raises ValueError when dims is not a positive even number, base is not positive,
-    or when there is nothing to scale (dims=2).
+    that many tokens T0 use the base base * (T / T0)^(dims / (dims - 2)), T the row's length, of a packed row that of
+    all its documents (NTK-aware scaling, called YaRN in the records); None: never. Raises ValueError when dims is not
+    a positive even number, base is not positive, or when there is nothing to scale (dims=2).
     """
 
     def __init__(self, *, dims: int, base: float, train_tokens: int | None = None) -> None:
