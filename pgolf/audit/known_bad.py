@@ -101,6 +101,20 @@ class LooksAhead:
                 scorer.score([window], torch.log_softmax(model.logits(hidden), dim=-1))
 
 
+class LearnsFromOpenedContext:
+    """Opens the whole text for scoring in any order and trains on what it may read as context. Breaks C3."""
+
+    def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
+        """Ask for the last position of the joined text with all before it as context, train on that, then score."""
+        scorer.join_documents()
+        start, end = scorer.span(0)
+        scorer.open(start, end)
+        _fit(model, list(model.parameters()), scorer.inputs([Window(0, start, end - 1, end)]), None, steps=1)
+        with torch.no_grad():
+            for window in _chunks(scorer, 64):
+                scorer.score([window], window_log_probs(model, scorer, [window], bench.attention))
+
+
 class ForgetsTheTail:
     """Scores only whole chunks and leaves the rest out. Breaks C4."""
 
@@ -119,5 +133,6 @@ KNOWN_BAD = {
     "rewarded_target": (RewardedTarget(), {"C2"}),
     "best_of_two": (BestOfTwo(), {"C4"}),
     "looks_ahead": (LooksAhead(), {"C1a", "C1b"}),
+    "learns_from_opened_context": (LearnsFromOpenedContext(), {"C3"}),
     "forgets_the_tail": (ForgetsTheTail(), {"C4"}),
 }

@@ -48,7 +48,8 @@ class Recorder:
         if self.first_state is None:
             self.first_state = state
         for window in windows:
-            for position in range(window.score_start, window.score_end):
+            # the context too: in a region that was opened it need not be scored yet
+            for position in range(window.context_start, window.score_end):
                 self._handed_out.setdefault(position, state)
 
     def scored(self, windows: Sequence[Window], log_probs: Tensor) -> None:

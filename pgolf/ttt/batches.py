@@ -57,17 +57,16 @@ def document_batches(
     sizes = sizes or ChunkSizes(1, [])
     keys = {
         "longest_first": lambda document: lengths[document],
-        "fewest_chunks_first": lambda document: (lengths[document] - 2) // sizes.of(lengths[document]),
+        "fewest_chunks_first": lambda document: (lengths[document] - 2) // sizes.largest,
         "file": lambda document: 0,
     }
     ascending = sorted(range(len(lengths)), key=keys[order])
     batches = []
     for start in range(0, len(ascending), rows):
         members = ascending[start : start + rows]
-        if order == "file":
-            members.sort(key=lambda document: lengths[document])
-        longest = max(lengths[document] for document in members)
-        batches.append(DocumentBatch(start // rows, tuple(reversed(members)), sizes.of(longest)))
+        chunk = sizes.of(max(lengths[document] for document in members))
+        members.sort(key=lambda document: (lengths[document] - 2) // chunk)
+        batches.append(DocumentBatch(start // rows, tuple(reversed(members)), chunk))
     if order == "longest_first":
         batches.sort(key=lambda batch: -lengths[batch.documents[0]])
     return batches

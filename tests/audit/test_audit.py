@@ -15,7 +15,7 @@ from pgolf.score.scorer import Scorer, Window
 from pgolf.ttt.fixed import Chunked, Sliding
 from pgolf.ttt.strategy import Bench, window_log_probs
 from tests.support import ALONE, documents, tiny_model
-from tests.ttt.test_strategies import phased
+from tests.ttt.strategies import phased, score_first_sgd
 
 BENCH = Bench(0, sdpa, Silent())
 AUDIT = Audit(documents=4, max_tokens=60, flips=3)
@@ -24,6 +24,12 @@ LEGAL = {
     "sliding": Sliding(sequence_tokens=32, stride=8, rows=2),
     "adapters": phased(phases=0),
     "phased": phased(prefix_docs=3),
+    "sliding over the joined text": Sliding(
+        sequence_tokens=32, stride=8, rows=2, windows="over_text", documents="joined"
+    ),
+    "score-first SGD": score_first_sgd(),
+    "score-first SGD in documents": score_first_sgd(documents="isolated"),
+    "adapters that go on": phased({"warm_start": True}, rows=1, chains=1, prefix_docs=3, order="file"),
     "eager": phased({"lr": 0.1}, {"lr": 0.5}, prefix_docs=4, chunk=4, rows=1),
 }
 
@@ -135,6 +141,11 @@ def test_short_samples_still_have_several_windows(name):
     }
     small, scope = AUDIT.scope(strategy[name])
     assert small.sequence_tokens < 60 and "48 tokens" in scope
+
+
+def test_leaving_batches_out_by_name_is_no_pass():
+    strategy = Chunked(sequence_tokens=16, rows=2, batch_tokens=32, coverage="whole_batches")
+    assert [check.id for check in probe(strategy) if check.verdict == "fail"] == ["C4"]
 
 
 def test_the_model_is_left_as_it_was():

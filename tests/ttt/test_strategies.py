@@ -5,51 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pgolf.console import Silent
-from pgolf.kernels.attend import sdpa
 from pgolf.score.scorer import Scorer
 from pgolf.ttt.fixed import Chunked, Sliding
-from pgolf.ttt.global_sgd import GlobalSGD
-from pgolf.ttt.lora import BatchedLora, LoraSettings
-from pgolf.ttt.phased import Phased, document_batches, phase_boundaries
-from pgolf.ttt.strategy import Bench
-from tests.support import ALONE, documents, run_ranks, tiny_model
-
-BENCH = Bench(0, sdpa, Silent())
-ALL_SITES = ["q", "k", "v", "o", "mlp", "head"]
-
-
-def lora(**changes):
-    settings = {
-        "rank": 2,
-        "alpha": 3.0,
-        "targets": ALL_SITES,
-        "lr": 0.01,
-        "beta1": 0.0,
-        "beta2": 0.99,
-        "epsilon": 1e-10,
-        "weight_decay": 0.0,
-    }
-    return LoraSettings(**{**settings, **changes})
-
-
-def phased(lora_changes=None, sgd_changes=None, **changes):
-    sgd = {"lr": 0.05, "momentum": 0.9, "chunk_tokens": 32, "sequence_tokens": 16, "epochs": 1, "clip_norm": 1.0}
-    settings = {"phases": 2, "prefix_docs": 6, "chunk": 8, "context_tokens": 24, "rows": 2}
-    return Phased(
-        **{**settings, **changes}, lora=lora(**(lora_changes or {})), sgd=GlobalSGD(**{**sgd, **(sgd_changes or {})})
-    )
-
-
-def run(strategy, validation, group=ALONE, model=None):
-    model = model or tiny_model(scramble=0.1)
-    model.set_plan("looped")
-    scorer = Scorer(validation, group)
-    strategy.run(model, scorer, BENCH)
-    return scorer, model
+from pgolf.ttt.lora import BatchedLora
+from tests.support import ALONE, documents, tiny_model
+from tests.ttt.strategies import BENCH, lora, phased, run, score_first_sgd
 
 
 def plain_nats(validation, context):
@@ -169,23 +131,6 @@ def test_the_same_bits_again_and_another_seed_gives_others():
     assert (first.ledger.nats[1:] == again.ledger.nats[1:]).all()
 
 
-@given(lengths=st.lists(st.integers(2, 50), min_size=1, max_size=30), rows=st.integers(1, 7))
-def test_batches_hold_every_document_once_longest_first(lengths, rows):
-    batches = document_batches(lengths, rows)
-    assert sorted(document for batch in batches for document in batch.documents) == list(range(len(lengths)))
-    longest = [lengths[batch.documents[0]] for batch in batches]
-    assert longest == sorted(longest, reverse=True)
-    for batch in batches:
-        inner = [lengths[document] for document in batch.documents]
-        assert inner == sorted(inner, reverse=True)
-
-
-def test_published_boundaries():
-    assert phase_boundaries(50_000, 2000, 3) == [666, 1333, 2000]
-    assert phase_boundaries(50_000, 2500, 3) == [833, 1666, 2500]
-    assert phase_boundaries(10, 2000, 4) == [2, 5, 7, 10]
-
-
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -194,7 +139,16 @@ def test_published_boundaries():
         (lambda: phased(chunk=30), "shorter than ttt.chunk"),
         (lambda: lora(targets=["q", "x"]), "choose some of q, k, v, o, mlp, head"),
         (lambda: lora(rank=0), "rank=0"),
-        (lambda: phased(sgd_changes={"chunk_tokens": 30}), "not a multiple"),
+        (lambda: phased(sgd_changes={"sequence_tokens": 33}), "must lie between"),
+        (lambda: phased(sgd_changes={"rows_per_step": 0}), "rows_per_step=0"),
+        (lambda: phased(chains=0), "chains at least 1"),
+        (lambda: phased(max_seconds=0), "max_seconds=0 must be above 0"),
+        (lambda: phased(short_chunks=[[20, 4], [10, 6]]), "must ascend"),
+        (lambda: phased(short_chunks=[[20]]), "give pairs"),
+        (lambda: phased(short_chunks=[[20, 25]]), "shorter than ttt.chunk=25"),
+        (lambda: score_first_sgd(stride=17), "stride=17"),
+        (lambda: Chunked(sequence_tokens=8, rows=1, batch_tokens=12), "not a multiple"),
+        (lambda: Chunked(sequence_tokens=8, rows=1, coverage="whole_batches"), "needs ttt.batch_tokens"),
         (lambda: Chunked(sequence_tokens=0, rows=1), "at least 1"),
         (lambda: Sliding(sequence_tokens=8, stride=9, rows=1), "stride=9"),
     ],
@@ -202,32 +156,3 @@ def test_published_boundaries():
 def test_impossible_settings_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
-
-
-RANK_PROGRAM = """
-import sys
-import numpy as np, torch
-torch.set_num_threads(1)
-from pgolf import distributed
-from tests.ttt.test_strategies import phased, run
-from tests.support import documents
-group = distributed.join()
-scorer, _ = run(phased(), documents([40, 38, 36, 34, 20, 18, 16, 14]), group=group)
-assert scorer.ledger.complete()
-if group.leads:
-    np.save(sys.argv[1], scorer.ledger.nats)
-group.close()
-"""
-
-
-def test_two_processes_score_like_one(tmp_path):
-    import numpy as np
-
-    program = tmp_path / "rank.py"
-    program.write_text(RANK_PROGRAM)
-    results = []
-    for world in (1, 2):
-        out = tmp_path / f"{world}.npy"
-        run_ranks(program, world, out)
-        results.append(np.load(out))
-    np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-5)
