@@ -1,10 +1,12 @@
-"""What an experiment sets on a part that the command line replaces has nothing to act on.
+"""What an experiment sets on a part that is then replaced has nothing to act on.
 
 `experiment=pr1855 ttt=none` is the experiment without test-time training: the rank that it gives to adapters goes with
-them. What another part takes too is kept, and what is typed on the command line is never dropped.
+them. So it is where an experiment builds on another one and chooses another part. What the new part takes too is kept,
+and what is set or typed after the choice is never dropped.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,25 +17,35 @@ from pgolf.app.signature import Signature, TargetProblem, accepts, is_node, item
 Tree = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Layer:
+    """An experiment file, or the command line: what it sets, all its keys, and the packages whose part it chooses."""
+
+    body: Tree
+    keys: set[str]
+    chosen: set[str]
+
+
 def drop_unheard(
     config: Tree, experiment: str, folders: Iterable[Path], overrides: list[str], groups: set[str]
 ) -> None:
-    """Take out of `config`, in place, what `experiment` set on parts that `overrides` replaced and that the new ones do
-    not take.
+    """Take out of `config`, in place, what `experiment` and those that it builds on set on parts that a later one of
+    them, or the command line, replaced, and that the new parts do not take.
 
     folders: where experiments are looked for, in order. overrides: the command line. groups: the keys of Hydra's
     choices, such as `ttt` or `quant/scheme@quant.gate`.
     """
-    typed = [one.partition("=")[0].lstrip("+~") for one in overrides]
-    packages = {_package(key) for key in typed if key in groups and key != "experiment"}
-    if not packages:
-        return
-    body = _body(experiment, list(folders), ())
-    keys = {key for key in typed if key not in groups}
-    for package in packages:
-        node, wanted = _below(config, package), _below(body, package)
-        if isinstance(node, dict) and isinstance(wanted, dict):
-            _drop(node, wanted, f"{package}.", keys, Any)
+    typed = {one.partition("=")[0].lstrip("+~") for one in overrides}
+    command_line = Layer({}, typed - groups, {_package(key) for key in typed & groups if key != "experiment"})
+    layers = [*_experiments(experiment, list(folders), ()), command_line]
+    before: Tree = {}
+    for index, layer in enumerate(layers):
+        later = set().union(*(one.keys for one in layers[index:]))
+        for package in layer.chosen:
+            node, wanted = _below(config, package), _below(before, package)
+            if isinstance(node, dict) and isinstance(wanted, dict):
+                _drop(node, wanted, f"{package}.", later, Any)
+        _merge(before, layer.body)
 
 
 def _package(group: str) -> str:
@@ -42,18 +54,27 @@ def _package(group: str) -> str:
     return package or path.replace("/", ".")
 
 
-def _body(name: str, folders: list[Path], seen: tuple[str, ...]) -> Tree:
-    """The keys that an experiment and those that it builds on set; what cannot be read sets none (Hydra says why)."""
+def _experiments(name: str, folders: list[Path], seen: tuple[str, ...]) -> list[Layer]:
+    """The layers of an experiment, those that it builds on first; none for what cannot be read (Hydra says why)."""
     path = next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
     content = yaml.safe_load(path.read_text("utf-8")) if path is not None and name not in seen else None
     if not isinstance(content, dict):
-        return {}
-    merged: Tree = {}
-    for parent in content.pop("defaults", []):
-        if isinstance(parent, str) and parent != "_self_":
-            _merge(merged, _body(parent, folders, (*seen, name)))
-    _merge(merged, content)
-    return merged
+        return []
+    defaults = content.pop("defaults", [])
+    parents = [one for one in defaults if isinstance(one, str) and one != "_self_"]
+    replaced = [key.removeprefix("override ") for one in defaults if isinstance(one, dict) for key in one]
+    chosen = {_package(group.strip().lstrip("/")) for group in replaced}
+    above = [layer for parent in parents for layer in _experiments(parent, folders, (*seen, name))]
+    return [*above, Layer(content, set(_leaves(content)), chosen)]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a tree's values."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def _merge(into: Tree, more: Mapping[str, Any]) -> None:

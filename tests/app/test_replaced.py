@@ -71,6 +71,18 @@ def test_what_is_typed_is_never_dropped(mine: Path) -> None:
     assert sentence.startswith("ttt.phases = 2 (command line)") and "has no 'phases'" in sentence
 
 
+def test_an_experiment_may_choose_another_part_than_the_one_it_builds_on(mine: Path) -> None:
+    child = (
+        "# @package _global_\ndefaults:\n  - mine\n  - _self_\n  - override /ttt: plain\n  - override /quant: bare\n"
+    )
+    (mine / "experiment" / "other.yaml").write_text(child)
+    made = config(mine, "experiment=other")
+    assert made["ttt"] == {"_target_": "pgolf.fakes.Audit", "probes": 1} and made["quant"]["schemes"] == {}
+    grandchild = "# @package _global_\ndefaults:\n  - other\n  - _self_\nttt:\n  phases: 2\n"
+    (mine / "experiment" / "wrong.yaml").write_text(grandchild)
+    assert "wrong.yaml:6)" in only(problems(mine, "experiment=wrong"))  # set after the choice: told
+
+
 def test_the_digest_is_that_of_what_is_left(mine: Path) -> None:
     with composer(None, mine) as made:
         replaced, plain = (
