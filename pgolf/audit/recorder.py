@@ -48,8 +48,9 @@ class Recorder:
         if self.first_state is None:
             self.first_state = state
         for window in windows:
-            # the context too: in a region that was opened it need not be scored yet
-            for position in range(window.context_start, window.score_end):
+            # The context too: in a region that was opened it need not be scored yet. Its first token is most often the
+            # first of a document, which is known before it is charged to the document before.
+            for position in range(window.context_start + 1, window.score_end):
                 self._handed_out.setdefault(position, state)
 
     def scored(self, windows: Sequence[Window], log_probs: Tensor) -> None:
