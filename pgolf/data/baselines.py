@@ -10,7 +10,7 @@ import numpy as np
 
 from pgolf.console import Console
 from pgolf.data.dataset import Dataset
-from pgolf.data.shards import read_shard, shard_length
+from pgolf.data.shards import histogram, shard_length
 from pgolf.files import read_json, write_json
 
 VALIDATION_BYTES = 16 * 10**6  # The compressors see so much of the validation text; more takes minutes.
@@ -25,7 +25,7 @@ def unigram_bits_per_byte(train_files: Sequence[Path], tokens: np.ndarray, vocab
     for path in train_files:
         if seen >= UNIGRAM_TOKENS:
             break
-        counts += np.bincount(np.asarray(read_shard(path)), minlength=vocab_size)
+        counts += histogram(path, vocab_size)
         seen += shard_length(path)
     bits = -np.log2(counts / counts.sum())
     return float(bits[tokens].sum() / num_bytes)

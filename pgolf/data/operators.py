@@ -8,11 +8,10 @@ import numpy.typing as npt
 from pgolf.data.byte_tokenizer import OFFSET, ByteTokenizer
 from pgolf.data.caseops import OPERATORS
 from pgolf.data.frontend import FrontEnd
-from pgolf.data.shards import Tokens
+from pgolf.data.shards import Tokens, blocks
 
 SPELLED = [operator.encode() for operator in OPERATORS]
 """UTF-8 of each operator: three bytes, of which the first two are the same."""
-BLOCK = 2**22  # Tokens looked at together.
 
 
 class OperatorTokens:
@@ -44,8 +43,8 @@ class OperatorTokens:
         """Such tokens in a sequence of shards, those that cross a shard's end included."""
         total, tail = 0, np.empty(0, np.uint16)
         for shard in shards:
-            for first in range(0, len(shard), BLOCK):
-                block = np.concatenate([tail, shard[first : first + BLOCK]])
+            for _, part in blocks(shard):
+                block = np.concatenate([tail, part])
                 total += int(self.mask(block).sum()) - int(self.mask(tail).sum())
                 tail = block[-2:]
         return total

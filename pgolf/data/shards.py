@@ -17,6 +17,7 @@ from pgolf.files import atomic_open
 MAGIC, VERSION = 20240520, 1
 HEADER_WORDS = 256
 HEADER_BYTES = 4 * HEADER_WORDS
+BLOCK = 2**22  # Values looked at together.
 Tokens = npt.NDArray[np.uint16]
 
 
@@ -68,6 +69,23 @@ def read_shard(path: Path) -> Tokens:
     if length > 1 and not values[-1024:].any():
         raise UserError(f"the shard {path} ends in zeros: its storage or its download did not finish.")
     return values
+
+
+def blocks(values: Tokens) -> Iterator[tuple[int, Tokens]]:
+    """(first, values) of consecutive parts of a shard: what is computed of 10^8 values at once can take gigabytes."""
+    for first in range(0, len(values), BLOCK):
+        yield first, values[first : first + BLOCK]
+
+
+def histogram(path: Path, vocab_size: int) -> npt.NDArray[np.int64]:
+    """int64 [vocab_size, or more where a larger id is there]: how often each id stands in a shard."""
+    counts = np.zeros(vocab_size, np.int64)
+    for _, block in blocks(read_shard(path)):
+        found = np.bincount(block, minlength=vocab_size)
+        if len(found) > len(counts):
+            counts = np.pad(counts, (0, len(found) - len(counts)))
+        counts[: len(found)] += found
+    return counts
 
 
 def iterate_documents(files: Sequence[Path], bos_id: int) -> Iterator[Tokens]:

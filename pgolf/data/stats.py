@@ -11,7 +11,7 @@ from pgolf.data.dataset import Dataset
 from pgolf.data.documents import WORD_MARK
 from pgolf.data.manifest import SPLITS
 from pgolf.data.operators import OperatorTokens
-from pgolf.data.shards import read_shard
+from pgolf.data.shards import histogram, read_shard
 from pgolf.errors import UserError
 
 MOST_FREQUENT = 20
@@ -46,7 +46,7 @@ def document_lengths(dataset: Dataset, split: str) -> npt.NDArray[np.int64]:
 def _figures(dataset: Dataset, split: str, pieces: list[str], operators: OperatorTokens) -> dict[str, Any]:
     counts = np.zeros(dataset.vocab_size, np.int64)
     for path in dataset.files(split):
-        found = np.bincount(read_shard(path), minlength=dataset.vocab_size)
+        found = histogram(path, dataset.vocab_size)
         if len(found) > dataset.vocab_size:
             raise UserError(
                 f"{path} holds ids beyond the vocabulary: `pgolf data verify {dataset.directory}` says more."

@@ -11,11 +11,10 @@ from pgolf.data.documents import SplitRule
 from pgolf.data.frontend import FrontEnd
 from pgolf.data.index import DocumentIndex
 from pgolf.data.manifest import MANIFEST, SPLITS, check_agreement, check_files, hash_files
-from pgolf.data.shards import Tokens, read_shard, shard_length
+from pgolf.data.shards import Tokens, blocks, read_shard, shard_length
 from pgolf.errors import UserError
 
 ZERO_RUN = 1024  # Consecutive padding tokens that no text gives but unwritten storage does.
-BLOCK = 2**22  # Tokens looked at together: whole shards of 10^8 tokens would take gigabytes of positions.
 
 
 def agreement(directory: Path, manifest: dict[str, Any]) -> str:
@@ -64,7 +63,7 @@ def contents(directory: Path, manifest: dict[str, Any]) -> str:
     paths = list(_shards(directory, manifest))
     for path in paths:
         last = -1  # The last token so far that is not zero.
-        for first, block in _blocks(read_shard(path)):
+        for first, block in blocks(read_shard(path)):
             edges = np.concatenate([[last], np.flatnonzero(block) + first, [first + len(block)]])
             if int(np.diff(edges).max()) > ZERO_RUN:
                 raise UserError(f"the shard {path} holds a run of {ZERO_RUN} zeros or more: it was not written wholly.")
@@ -132,16 +131,10 @@ def partition(directory: Path, manifest: dict[str, Any]) -> str:
     return "every document is on the side of its hash"
 
 
-def _blocks(values: Tokens) -> Iterator[tuple[int, Tokens]]:
-    """(first, tokens) of consecutive parts of a shard."""
-    for first in range(0, len(values), BLOCK):
-        yield first, values[first : first + BLOCK]
-
-
 def _tokens(directory: Path, manifest: dict[str, Any], split: str) -> Iterator[tuple[str, int, Tokens]]:
     """(shard, first, tokens) of consecutive parts of a split."""
     for name in manifest["splits"][split]["files"]:
-        for first, block in _blocks(read_shard(directory / name)):
+        for first, block in blocks(read_shard(directory / name)):
             yield name, first, block
 
 

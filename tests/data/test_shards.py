@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgolf.data import shards
 from pgolf.data.shards import (
     HEADER_BYTES,
     TokenStream,
@@ -136,3 +137,14 @@ def test_changed_bytes_give_a_sentence_or_the_values_that_are_there(values, chan
         assert "fuzz.bin" in sentence
     else:
         assert found.tobytes() == bytes(data[HEADER_BYTES:]) and len(found) == len(values)
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_a_histogram_counts_every_id_block_by_block(tmp_path, block, monkeypatch):
+    monkeypatch.setattr(shards, "BLOCK", block)
+    write_shard(tmp_path / "a.bin", np.array([1, 5, 5, 9, 2, 5]))
+    assert shards.histogram(tmp_path / "a.bin", 6).tolist() == [0, 1, 1, 0, 0, 3, 0, 0, 0, 1]
+    assert shards.histogram(tmp_path / "a.bin", 12).tolist() == [0, 1, 1, 0, 0, 3, 0, 0, 0, 1, 0, 0]
+    assert [(first, part.tolist()) for first, part in shards.blocks(np.arange(4))] == [
+        (first, list(range(first, min(first + block, 4)))) for first in range(0, 4, block)
+    ]

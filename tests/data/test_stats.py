@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pgolf.console import Silent
-from pgolf.data import operators
+from pgolf.data import operators, shards
 from pgolf.data.baselines import baselines
 from pgolf.data.byte_tokenizer import Bytes
 from pgolf.data.frontend import FrontEnd
@@ -49,7 +49,7 @@ def test_operators_are_counted_and_named(tmp_path):
 
 @pytest.mark.parametrize("shard_tokens", [1000, 7])
 def test_operators_that_are_spelled_in_bytes_are_counted(tmp_path, shard_tokens, monkeypatch):
-    monkeypatch.setattr(operators, "BLOCK", 5)
+    monkeypatch.setattr(shards, "BLOCK", 5)
     corpus = write_corpus(tmp_path / "corpus.jsonl", 8)
     config = small_config(corpus, transform=CaseOps(), tokenizer=Bytes(), shard_tokens=shard_tokens, val_fraction=0.4)
     dataset = config.prepare(tmp_path / "root", Silent())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pgolf.console import Silent
-from pgolf.data import structure
+from pgolf.data import shards, structure
 from pgolf.data import verify as verify_module
 from pgolf.data.dataset import Dataset
 from pgolf.data.frontend import FrontEnd
@@ -490,7 +490,7 @@ def test_text_without_capitals_needs_no_operators(transform, tmp_path):
 
 @pytest.mark.parametrize("block", [1, 7, 100])
 def test_the_checks_do_not_depend_on_how_much_is_read_at_a_time(copy, block, monkeypatch):
-    monkeypatch.setattr(structure, "BLOCK", block)
+    monkeypatch.setattr(shards, "BLOCK", block)
     assert failures(copy) == {}
     monkeypatch.setattr(structure, "ZERO_RUN", 20)
     rewrite(copy / "train_000001.bin", lambda values: np.where((np.arange(len(values)) - 30) // 19 == 0, 0, values))
@@ -501,7 +501,7 @@ def test_the_checks_do_not_depend_on_how_much_is_read_at_a_time(copy, block, mon
 
 @pytest.mark.parametrize("block", [1, 2, 10**6])
 def test_an_empty_document_is_found_across_blocks(copy, block, monkeypatch):
-    monkeypatch.setattr(structure, "BLOCK", block)
+    monkeypatch.setattr(shards, "BLOCK", block)
     starts = DocumentIndex(copy, "train").starts
 
     def two(values):
