@@ -4,11 +4,12 @@ import copy
 from typing import Literal
 
 import numpy as np
+import torch
 
 from pgolf.model.gpt import GPT
 from pgolf.score.scorer import Scorer, Window
-from pgolf.ttt.strategy import Bench, score_windows
-from pgolf.ttt.windows import pieces, sliding_in_documents, sliding_over_text, spans
+from pgolf.ttt.strategy import Bench, packed_log_probs, score_windows
+from pgolf.ttt.windows import by_chunk, pieces, sliding_in_documents, sliding_over_text, spans
 
 Documents = Literal["isolated", "joined"]
 Coverage = Literal["every_token", "whole_batches"]
@@ -19,9 +20,10 @@ class Chunked:
     """Every document is cut into pieces of `sequence_tokens` that do not see each other; every position is scored once.
 
     The published diagnostic evaluation. rows: pieces per forward. documents: `joined` takes the whole text as one
-    document, as before PR 1530. batch_tokens: cut at its multiples too, where the published evaluation begins another
-    batch. coverage: `whole_batches` leaves out what does not fill the last batch, as published from PR 1530 on; that
-    is no score of the text, and the summary says so.
+    document, as before PR 1530; `packed` lays the pieces of a batch in one row, as published after it, where a smear
+    gate reads the token before a piece (attention does not). batch_tokens: cut at its multiples too, where the
+    published evaluation begins another batch. coverage: `whole_batches` leaves out what does not fill the last batch,
+    as published from PR 1530 on; that is no score of the text, and the summary says so.
     """
 
     def __init__(
@@ -29,7 +31,7 @@ class Chunked:
         *,
         sequence_tokens: int,
         rows: int,
-        documents: Documents = "isolated",
+        documents: Literal["isolated", "joined", "packed"] = "isolated",
         batch_tokens: int | None = None,
         coverage: Coverage = "every_token",
     ) -> None:
@@ -39,8 +41,9 @@ class Chunked:
             raise ValueError(
                 f"ttt.batch_tokens={batch_tokens} is not a multiple of ttt.sequence_tokens={sequence_tokens}"
             )
-        if coverage == WHOLE_BATCHES and batch_tokens is None:
-            raise ValueError("ttt.coverage=whole_batches needs ttt.batch_tokens: how much text a batch is")
+        if batch_tokens is None and (coverage == WHOLE_BATCHES or documents == "packed"):
+            what = "ttt.documents=packed" if documents == "packed" else "ttt.coverage=whole_batches"
+            raise ValueError(f"{what} needs ttt.batch_tokens: how much text a batch is")
         self.sequence_tokens, self.rows, self.documents = sequence_tokens, rows, documents
         self.batch_tokens, self.coverage = batch_tokens, coverage
 
@@ -49,7 +52,7 @@ class Chunked:
         small = copy.copy(self)
         small.sequence_tokens, small.rows = min(self.sequence_tokens, 48), min(self.rows, 2)
         if self.batch_tokens is not None:
-            small.batch_tokens = 2 * small.sequence_tokens
+            small.batch_tokens = small.sequence_tokens
         return small, f"pieces of {small.sequence_tokens} tokens, {small.rows} at a time"
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
@@ -64,7 +67,24 @@ class Chunked:
             kept = targets // self.batch_tokens * self.batch_tokens
             scorer.leave_out(np.arange(kept + 1, targets + 1), WHOLE_BATCHES)
             windows = [window for window in windows if window.score_end <= kept + 1]
+        if self.documents == "packed":
+            self._score_packed(model, scorer, windows, bench)
+            return
         _score(model, scorer, windows, self.rows, bench)
+
+    @torch.no_grad()
+    def _score_packed(self, model: GPT, scorer: Scorer, windows: list[Window], bench: Bench) -> None:
+        """Batch by batch, each one flat row; processes take batches in turn."""
+        assert self.batch_tokens is not None  # the constructor saw to it
+        scorer.documents = "packed"
+        scorer.open(0, len(scorer.ledger.nats))
+        batches = by_chunk(windows, self.batch_tokens)
+        with bench.console.task(bench.title, sum(window.length for window in windows)) as task:
+            for batch in batches[scorer.group.rank :: scorer.group.world_size]:
+                scorer.score(batch, packed_log_probs(model, scorer, batch, bench.attention))
+                sofar = scorer.ledger.running()
+                task.update(sofar.tokens, bpb_so_far=sofar.val_bpb if sofar.bytes else float("nan"))
+        scorer.synchronise()
 
 
 class Sliding:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pgolf.console import Console, Task
 from pgolf.kernels.attend import Attention
+from pgolf.kernels.packing import Packing
 from pgolf.model.context import Adapters, Context
 from pgolf.model.gpt import GPT
 from pgolf.score.scorer import Scorer, Window
@@ -48,6 +49,24 @@ def window_log_probs(
         columns = (first[:, None] + torch.arange(longest, device=hidden.device)).clamp_max(hidden.shape[1] - 1)
         wanted = hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
         return torch.log_softmax(model.logits(wanted, context), dim=-1)
+
+
+def packed_log_probs(model: GPT, scorer: Scorer, windows: Sequence[Window], attention: Attention) -> Tensor:
+    """As `window_log_probs`, with the windows one behind the other in one flat row; attention stays inside each.
+
+    Every position of a window must be scored. A part that reads the token before (a smear gate) reads that of the
+    window before, as in the packed rows of training.
+    """
+    widths = torch.tensor([window.width for window in windows])
+    boundaries = torch.cat([torch.zeros(1, dtype=torch.int64), widths.cumsum(0)])
+    inside = torch.arange(int(widths.max())) < widths[:, None]
+    device = scorer.group.device
+    context = Context(attention, Packing.from_cu_seqlens(boundaries).to(device))
+    with model.precision.autocast(device):
+        logits = model.logits(model(scorer.inputs(windows)[inside.to(device)][None], context), context)[0]
+    log_probs = logits.new_zeros(*inside.shape, logits.shape[-1])
+    log_probs[inside.to(device)] = torch.log_softmax(logits, dim=-1)
+    return log_probs
 
 
 def score_windows(

@@ -27,6 +27,7 @@ LEGAL = {
     "sliding over the joined text": Sliding(
         sequence_tokens=32, stride=8, rows=2, windows="over_text", documents="joined"
     ),
+    "chunked in packed rows": Chunked(sequence_tokens=16, rows=1, batch_tokens=32, documents="packed"),
     "score-first SGD": score_first_sgd(),
     "score-first SGD in documents": score_first_sgd(documents="isolated"),
     "adapters that go on": phased({"warm_start": True}, rows=1, chains=1, prefix_docs=3, order="file"),

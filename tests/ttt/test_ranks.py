@@ -23,6 +23,7 @@ strategies = {
     "sliding": Sliding(sequence_tokens=16, stride=4, rows=3, windows="over_text", documents="joined"),
     "score_first": score_first_sgd(),
     "score_first_isolated": score_first_sgd(documents="isolated"),
+    "packed": Chunked(sequence_tokens=8, rows=2, batch_tokens=32, documents="packed"),
     "whole_batches": Chunked(sequence_tokens=8, rows=2, batch_tokens=32, coverage="whole_batches"),
 }
 found = {}

@@ -2,11 +2,15 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from pgolf.console import Silent
+from pgolf.kernels.packing import Packing, build_cu_seqlens
+from pgolf.model.context import Context
+from pgolf.model.smear import SmearGate
 from pgolf.score.scorer import Scorer
 from pgolf.ttt.fixed import Chunked, Sliding
 from pgolf.ttt.lora import BatchedLora
@@ -148,7 +152,8 @@ def test_the_same_bits_again_and_another_seed_gives_others():
         (lambda: phased(short_chunks=[[20, 25]]), "shorter than ttt.chunk=25"),
         (lambda: score_first_sgd(stride=17), "stride=17"),
         (lambda: Chunked(sequence_tokens=8, rows=1, batch_tokens=12), "not a multiple"),
-        (lambda: Chunked(sequence_tokens=8, rows=1, coverage="whole_batches"), "needs ttt.batch_tokens"),
+        (lambda: Chunked(sequence_tokens=8, rows=1, coverage="whole_batches"), "whole_batches needs ttt.batch_tokens"),
+        (lambda: Chunked(sequence_tokens=8, rows=1, documents="packed"), "packed needs ttt.batch_tokens"),
         (lambda: Chunked(sequence_tokens=0, rows=1), "at least 1"),
         (lambda: Sliding(sequence_tokens=8, stride=9, rows=1), "stride=9"),
     ],
@@ -156,3 +161,26 @@ def test_the_same_bits_again_and_another_seed_gives_others():
 def test_impossible_settings_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("bos_id", [1, None])
+def test_packed_batches_are_one_flat_row_in_which_a_smear_gate_reads_on(bos_id):
+    """The published diagnostic evaluation: boundaries at documents and 8 tokens after a document's or batch's start."""
+    validation = documents([30, 7, 18])
+    parts = {"smear": partial(SmearGate, width=4, bos_id=bos_id), "scramble": 0.1}
+    model = tiny_model(**parts)
+    strategy = Chunked(sequence_tokens=8, rows=1, batch_tokens=16, documents="packed")
+    scorer, _ = run(strategy, validation, model=model)
+    assert scorer.ledger.complete() and scorer.documents == "packed"
+    tokens = torch.from_numpy(validation.tokens.astype("int64"))
+    for start in range(0, len(tokens) - 1, 16):
+        row = tokens[start : start + 17]
+        boundaries = build_cu_seqlens((row[:-1] == 1).nonzero()[:, 0].numpy(), len(row) - 1, 8, 64)
+        context = Context(packing=Packing.from_cu_seqlens(boundaries))
+        with torch.no_grad():
+            logits = model.logits(model(row[None, :-1], context), context)[0]
+        expected = torch.nn.functional.cross_entropy(logits, row[1:], reduction="none")
+        got = torch.from_numpy(scorer.ledger.nats[start + 1 : start + len(row)]).float()
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    isolated, _ = run(Chunked(sequence_tokens=8, rows=3, batch_tokens=16), validation, model=tiny_model(**parts))
+    assert not torch.allclose(*(torch.from_numpy(one.ledger.nats[1:]) for one in (scorer, isolated)))
