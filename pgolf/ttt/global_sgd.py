@@ -25,8 +25,9 @@ class GlobalSGD:
     what does not fill a row is not trained on either. rows_per_step: take a step every so many rows instead of one a
     chunk. boundaries: what the attention does not cross: `both` rows and documents, so that the answer does not
     depend on how many processes share the rows; `documents` only, and `sequence_tokens` after a document's start or
-    the process's first row (as published from PR 1610 on); `rows` only, as before. The clipped gradient is that of the
-    mean over the tokens of a step, however the processes share its rows.
+    the process's first row (as published from PR 1610 on); `rows` only, as before. The gradient is that of the mean
+    over the tokens of a step, however the processes share its rows; clip_norm=None does not clip it. warmup_chunks:
+    the rate first rises over so many chunks from warmup_start_lr to lr.
 
     Raises ValueError when a chunk does not hold a row.
     """
@@ -39,21 +40,28 @@ class GlobalSGD:
         chunk_tokens: int,
         sequence_tokens: int,
         epochs: int,
-        clip_norm: float,
+        clip_norm: float | None,
         boundaries: Boundaries = "both",
         rows_per_step: int | None = None,
+        warmup_chunks: int = 0,
+        warmup_start_lr: float = 0.0,
     ) -> None:
         if not 1 <= sequence_tokens <= chunk_tokens:
             raise ValueError(
                 f"ttt.sgd.sequence_tokens={sequence_tokens} must lie between 1 and ttt.sgd.chunk_tokens={chunk_tokens}"
             )
-        if epochs < 1:
-            raise ValueError(f"ttt.sgd.epochs={epochs} must be at least 1")
+        if epochs < 1 or warmup_chunks < 0:
+            raise ValueError(
+                f"ttt.sgd.epochs={epochs} must be at least 1, ttt.sgd.warmup_chunks={warmup_chunks} at least 0"
+            )
+        if clip_norm is not None and clip_norm <= 0:
+            raise ValueError(f"ttt.sgd.clip_norm={clip_norm} must be above 0, or null for no clipping")
         if rows_per_step is not None and rows_per_step < 1:
             raise ValueError(f"ttt.sgd.rows_per_step={rows_per_step} must be at least 1, or null for whole chunks")
         self.lr, self.momentum, self.epochs, self.clip_norm = lr, momentum, epochs, clip_norm
         self.chunk_tokens, self.sequence_tokens = chunk_tokens, sequence_tokens
         self.boundaries, self.rows_per_step = boundaries, rows_per_step
+        self.warmup_chunks, self.warmup_start_lr = warmup_chunks, warmup_start_lr
 
     def run(self, model: GPT, scorer: Scorer, documents: list[int], bench: Bench) -> int:
         """Train `model` in place on `documents`, all of which must have been scored; every process must call this.
@@ -67,10 +75,19 @@ class GlobalSGD:
         optimizer = torch.optim.SGD(model.parameters(), lr=self.lr, momentum=self.momentum)
         steps = 0
         for chunk in range(chunks - 1):
-            lr = cosine(self.lr, chunk, chunks)
+            lr = self.rate(chunk, chunks)
             tokens = stream[chunk * self.chunk_tokens : (chunk + 1) * self.chunk_tokens + 1]
             steps += self.train(model, optimizer, lr, tokens, scorer.group, bench.attention)
         return steps
+
+    def rate(self, chunk: int, chunks: int) -> float:
+        """The learning rate of chunk `chunk` of `chunks`: after the warm-up a cosine from lr to 0, which the last chunk
+        would have, were it trained on."""
+        if chunk < self.warmup_chunks:
+            share = chunk / max(1, self.warmup_chunks - 1)
+            return self.warmup_start_lr + (self.lr - self.warmup_start_lr) * share
+        progress = (chunk - self.warmup_chunks) / max(1, chunks - 1 - self.warmup_chunks)
+        return self.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
 
     def train(
         self,
@@ -118,7 +135,8 @@ class GlobalSGD:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         group.mean_([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
-        torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
         optimizer.step()
 
     def _packing(self, inputs: Tensor) -> Packing:
@@ -130,8 +148,3 @@ class GlobalSGD:
             starts = inputs == BOS_ID
         positions = starts.nonzero().squeeze(1).numpy()
         return Packing.from_cu_seqlens(build_cu_seqlens(positions, len(inputs), self.sequence_tokens, bucket=64))
-
-
-def cosine(lr: float, chunk: int, chunks: int) -> float:
-    """The learning rate of chunk `chunk` of `chunks`: from lr at the first to 0 at the last, which is not trained."""
-    return lr * 0.5 * (1.0 + math.cos(math.pi * chunk / max(1, chunks - 1)))

@@ -14,7 +14,7 @@ from torch import Tensor
 from pgolf.model.gpt import GPT
 from pgolf.score.scorer import Scorer
 from pgolf.ttt.budget import Budget
-from pgolf.ttt.global_sgd import GlobalSGD, cosine
+from pgolf.ttt.global_sgd import GlobalSGD
 from pgolf.ttt.strategy import Bench, walk
 from pgolf.ttt.windows import by_chunk, sliding_over_text, spans
 
@@ -84,7 +84,7 @@ class ScoreFirstSGD:
                 if budget.spent(sofar.tokens):
                     budget.stop()
                     return
-                lr = cosine(self.sgd.lr, index, len(chunks))
+                lr = self.sgd.rate(index, len(chunks))
                 start = index * self.sgd.chunk_tokens
                 tokens = _tokens(scorer, start, min(start + self.sgd.chunk_tokens + 1, text_end))
                 self.sgd.train(model, optimizer, lr, tokens, scorer.group, bench.attention)

@@ -29,7 +29,7 @@ def changed(case, arrays=None, ttt_settings=None, **meta):
         ({"ttt_settings": {"ttt_grad_steps": 2}}, "ttt_grad_steps=2"),
         ({"ttt_settings": {"ttt_optimizer": "sgd"}}, "ttt_optimizer=sgd"),
         ({"ttt_settings": {"ttt_mask": "no_mlp"}}, "ttt_mask=no_mlp"),
-        ({"ttt_settings": {"global_ttt_warmup_chunks": 3}}, "global_ttt_warmup_chunks=3"),
+        ({"ttt_settings": {"ttt_eval_batches": "1,2"}}, "ttt_eval_batches=1,2"),
         ({"ttt_settings": {"ttt_teleport": 1}}, "setting.s. not known: ttt_teleport"),
         ({"ttt_settings": {"ttt_k_lora": False}}, "adapters are given at"),
         ({"env": {"TTT_TELEPORT": "1"}}, "environment setting.s. not known: TTT_TELEPORT"),

@@ -10,7 +10,7 @@ from pgolf.console import Silent
 from pgolf.kernels.attend import sdpa
 from pgolf.score.ledger import EVERY_TOKEN
 from pgolf.ttt.batches import document_batches
-from pgolf.ttt.global_sgd import GlobalSGD, cosine
+from pgolf.ttt.global_sgd import GlobalSGD
 from pgolf.ttt.lora import BatchedLora
 from tests.support import ALONE, documents, tiny_model
 from tests.ttt.strategies import BENCH, lora, phased, run, score_first_sgd
@@ -121,8 +121,12 @@ def test_joined_documents_are_seen_isolated_ones_are_not():
 
 
 def test_the_published_rates_of_a_global_phase():
-    assert [round(cosine(0.02, chunk, 4), 6) for chunk in range(3)] == [0.02, 0.015, 0.005]
-    assert cosine(0.02, 0, 1) == 0.02
+    settings = {"lr": 0.02, "momentum": 0.9, "chunk_tokens": 4, "sequence_tokens": 4, "epochs": 1, "clip_norm": None}
+    sgd = GlobalSGD(**settings)
+    assert [round(sgd.rate(chunk, 4), 6) for chunk in range(3)] == [0.02, 0.015, 0.005]
+    assert sgd.rate(0, 1) == 0.02
+    warm = GlobalSGD(**settings, warmup_chunks=3, warmup_start_lr=0.002)
+    assert [round(warm.rate(chunk, 7), 6) for chunk in range(6)] == [0.002, 0.011, 0.02, 0.02, 0.015, 0.005]
 
 
 @pytest.mark.parametrize("boundaries", ["both", "documents", "rows"])
@@ -140,7 +144,7 @@ def test_a_step_is_sgd_on_the_mean_loss_with_the_boundaries_named(boundaries):
         tokens[4], tokens[6] = 5, 1
         segments = [(0, 4), (4, 6), (6, 8), (8, 12)]
     sgd = GlobalSGD(
-        lr=0.1, momentum=0.0, chunk_tokens=12, sequence_tokens=4, epochs=1, clip_norm=1e9, boundaries=boundaries
+        lr=0.1, momentum=0.0, chunk_tokens=12, sequence_tokens=4, epochs=1, clip_norm=None, boundaries=boundaries
     )
     trained, expected = looped_model(), looped_model()
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)

@@ -145,6 +145,8 @@ def test_the_same_bits_again_and_another_seed_gives_others():
         (lambda: lora(rank=0), "rank=0"),
         (lambda: phased(sgd_changes={"sequence_tokens": 33}), "must lie between"),
         (lambda: phased(sgd_changes={"rows_per_step": 0}), "rows_per_step=0"),
+        (lambda: phased(sgd_changes={"clip_norm": 0.0}), "null for no clipping"),
+        (lambda: phased(sgd_changes={"warmup_chunks": -1}), "warmup_chunks=-1 at least 0"),
         (lambda: phased(chains=0), "chains at least 1"),
         (lambda: phased(max_seconds=0), "max_seconds=0 must be above 0"),
         (lambda: phased(short_chunks=[[20, 4], [10, 6]]), "must ascend"),

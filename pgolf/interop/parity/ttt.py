@@ -152,7 +152,7 @@ def _strategy(case: Case, model: GPT) -> tuple[Phased, _Recorded]:
     meta = case.meta
     settings = Settings(meta["ttt"])
     get, arrays = settings.get, case.below("loraA/")
-    for key, plain in (("ttt_grad_steps", 1), ("ttt_optimizer", "adam"), ("ttt_eval_batches", ""), *WARMUP.items()):
+    for key, plain in (("ttt_grad_steps", 1), ("ttt_optimizer", "adam"), ("ttt_eval_batches", "")):
         if (value := get(key, plain)) != plain:
             raise Unsupported(f"{key}={value} is not here")
     _environment(meta)
@@ -184,7 +184,9 @@ def _strategy(case: Case, model: GPT) -> tuple[Phased, _Recorded]:
         chunk_tokens=get("global_ttt_chunk_tokens"),
         sequence_tokens=meta["config"]["eval_seq_len"],
         rows_per_step=get("global_ttt_batch_seqs"),
-        clip_norm=get("global_ttt_grad_clip"),
+        clip_norm=get("global_ttt_grad_clip") or None,
+        warmup_chunks=get("global_ttt_warmup_chunks", 0),
+        warmup_start_lr=get("global_ttt_warmup_start_lr", 0.0),
         boundaries="documents" if get("global_ttt_respect_doc_boundaries") else "rows",
     )
     sgd.streams = []
@@ -202,9 +204,6 @@ def _strategy(case: Case, model: GPT) -> tuple[Phased, _Recorded]:
     drawn = _Drawn(model, strategy, int(meta.get("torch_seed", 0)))
     strategy.initial_a = drawn if not given else lambda batch, phase: _rows(given, len(batch.documents))
     return strategy, sgd
-
-
-WARMUP = {"global_ttt_warmup_start_lr": 0.0, "global_ttt_warmup_chunks": 0}
 
 
 class _Drawn:
