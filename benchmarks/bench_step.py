@@ -233,7 +233,7 @@ def compare_trainer(recipe, attention: Attention, pairs: int) -> dict[str, objec
                             logits = model.logits(model(batch.inputs.to(group.device), context), context)
                         loss = F.cross_entropy(logits[0], batch.targets[0].to(group.device)) / parts
                         loss.backward()
-                    torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip.norm)
                     optimizers.step()
                     average.update(model)
 

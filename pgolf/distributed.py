@@ -1,7 +1,7 @@
 """The group of processes that work on one run. The only module besides the command line that reads the environment."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -51,6 +51,14 @@ class Group:
         shared = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.broadcast(shared, src=0)
         return float(shared.item())
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """The largest of every rank's numbers, entry by entry, on every rank; one message."""
+        if self.world_size == 1:
+            return list(values)
+        shared = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return [float(value) for value in shared.tolist()]
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's `value` (plain data), by rank, on every rank."""

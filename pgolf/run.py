@@ -6,8 +6,9 @@
 A stage that an earlier process finished is not done again: killed runs continue, finished ones are only read.
 """
 
+import functools
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pgolf.audit.checks import table
-from pgolf.console import Console
+from pgolf.console import Console, Silent
 from pgolf.data.baselines import baselines
 from pgolf.data.dataset import Dataset
 from pgolf.data.loaders import BatchShape, ShuffledSequenceLoader
@@ -32,7 +33,7 @@ from pgolf.quant.code import artifact_bytes, write_code_archive
 from pgolf.quant.hessian import Calibration, collect_hessians, collect_row_moments
 from pgolf.record import Tracker
 from pgolf.score.scorer import Scorer
-from pgolf.train.clock import BudgetClock, limits
+from pgolf.train.clock import SCORING, TRAINING, BudgetClock, limits
 from pgolf.train.weights import load as load_weights
 from pgolf.train.weights import save as save_weights
 from pgolf.ttt.fixed import Chunked
@@ -150,6 +151,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
         clock=clock,
         console=shop.console,
         log=shop.record.log,
+        validate=functools.partial(_validate, shop, model),
     )
     if shop.group.leads:
         weights = {name: value.to(model.state_dict()[name].dtype).contiguous() for name, value in averaged.items()}
@@ -160,8 +162,25 @@ def _train(shop: Workshop) -> dict[str, Any]:
         "tokens": progress.tokens,
         "looped_at": progress.looped_at,
         "seconds": clock.elapsed("train"),
+        "phases": clock.seconds,
         "data_seconds": progress.data_seconds,
     }
+
+
+def _validate(shop: Workshop, model: GPT) -> dict[str, float]:
+    """Score the validation text with the weights as they are in the middle of training; nothing is learned from it."""
+    scorer = Scorer(shop.validation, shop.group)
+    _chunked(shop).run(model, scorer, replace(shop.bench("validation"), console=Silent()))
+    total = scorer.total()
+    shop.console.say(f"validation: {total.val_bpb:.4f} bits per byte")
+    return {"val_bpb": total.val_bpb, "val_loss": total.val_loss}
+
+
+def _chunked(shop: Workshop) -> Chunked:
+    """Plain scoring in rows as training has them."""
+    train = shop.recipe.train
+    rows = max(1, train.micro_batch_tokens // train.sequence_tokens)
+    return Chunked(sequence_tokens=train.sequence_tokens, rows=rows)
 
 
 def _averaged(shop: Workshop) -> GPT:
@@ -176,20 +195,22 @@ def _compress(shop: Workshop) -> dict[str, Any]:
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     names, with_moments = recipe.quant.hessian_names(shapes, roles), recipe.quant.moment_names(shapes, roles)
-    begun = time.monotonic()
-    calibrations = _calibrate(shop, model, names, with_moments) if names and shop.group.leads else {}
-    calibrated = time.monotonic()
+    clock = BudgetClock()
+    with clock.phase("calibrate"):
+        calibrations = _calibrate(shop, model, names, with_moments) if names and shop.group.leads else {}
     weights, code = shop.directory / "artifact.pgolf", shop.directory / "code.zip"
     report: dict[str, Any] = {}
     if shop.group.leads:
         # nothing that names a place or a person's choice of words: the same recipe gives the same bytes anywhere
         metadata = {**recipe.description, "digest": shop.record.data.get("digest"), "seed": recipe.seed}
-        report = recipe.quant.compress(state, roles, calibrations, metadata, weights, shop.console)
-        write_code_archive(code)
+        with clock.phase("quantise"):  # and code, of which a target for the size needs several rounds
+            report = recipe.quant.compress(state, roles, calibrations, metadata, weights, shop.console)
+        with clock.phase("pack"):
+            write_code_archive(code)
     shop.group.barrier()
     return {
-        "calibrate_seconds": calibrated - begun,
-        "seconds": time.monotonic() - begun,
+        "seconds": sum(clock.seconds.values()),
+        "phases": clock.seconds,
         "classes": report.get("classes"),
         "artifact": artifact_bytes(weights, code, recipe.quant.limit_bytes),
     }
@@ -236,9 +257,7 @@ def _load(shop: Workshop) -> tuple[GPT, float]:
 
 def _score(shop: Workshop, stage: str, model: GPT, strategy: Strategy | None = None) -> dict[str, Any]:
     """Walk the validation text through the scorer; the result is the ledger's sum."""
-    train = shop.recipe.train
-    rows = max(1, train.micro_batch_tokens // train.sequence_tokens)
-    chosen = strategy or Chunked(sequence_tokens=train.sequence_tokens, rows=rows)
+    chosen = strategy or _chunked(shop)
     scorer = Scorer(shop.validation, shop.group)
     begun = time.monotonic()
     chosen.run(model, scorer, shop.bench(stage))
@@ -307,10 +326,8 @@ def _summary(shop: Workshop, parameters: int) -> dict[str, Any]:
     )  # a part of the text has a figure in its stage, and is no result
     seconds = record.seconds()
     phases = {
-        "train": seconds.get("train", 0.0),
-        "calibrate": compress.get("calibrate_seconds", 0.0),
-        "load": seconds["load"],
-        "score": final["seconds"],
+        "training": _in_order(TRAINING, (train or {}).get("phases", {}), compress.get("phases", {})),
+        "scoring": _in_order(SCORING, {"load": seconds["load"]}, final.get("phases", {"score": final["seconds"]})),
     }
     return {
         "val_bpb": final["val_bpb"] if whole else None,
@@ -329,9 +346,15 @@ def _summary(shop: Workshop, parameters: int) -> dict[str, Any]:
         "baselines": record.result("prepare")["baselines"],
         "samples": record.result("samples")["samples"],
         "seconds": seconds,
-        "limits": limits(phases, TRAIN_LIMIT_SECONDS, SCORE_LIMIT_SECONDS),
+        "phases": phases,
+        "limits": limits(phases["training"], phases["scoring"], TRAIN_LIMIT_SECONDS, SCORE_LIMIT_SECONDS),
         "run_directory": str(shop.directory),
     }
+
+
+def _in_order(names: tuple[str, ...], *seconds: dict[str, float]) -> dict[str, float]:
+    """Seconds of each phase, summed over the stages that it occurred in; 0 for one that did not occur."""
+    return {name: sum(one.get(name, 0.0) for one in seconds) for name in names}
 
 
 def _randomise(model: GPT, seed: int) -> None:

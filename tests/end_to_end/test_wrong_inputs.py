@@ -15,11 +15,11 @@ from .conftest import Ground, only, pgolf, refused, succeed
 def test_a_typo_in_an_experiment_file_and_behind_a_plus(ground: Ground, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel:\n  qk_gian: 3.0\n")
-    job = ground.job(tmp_path / "runs", "experiment=mine", "+train.clip_nrom=1.0")
+    job = ground.job(tmp_path / "runs", "experiment=mine", "+train.clip.nrom=1.0")
     result = pgolf("--config-dir", str(tmp_path), *job)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "2 problems in the configuration; nothing was started." in result.stderr
-    for words in (("model.qk_gian", "mine.yaml", "qk_gain"), ("train.clip_nrom", "command line", "clip_norm")):
+    for words in (("model.qk_gian", "mine.yaml", "qk_gain"), ("train.clip.nrom", "command line", "norm")):
         (line,) = (line for line in result.stderr.splitlines() if words[0] in line)
         assert all(word in line for word in words), line
     assert not (tmp_path / "runs").exists()

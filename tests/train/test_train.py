@@ -18,11 +18,12 @@ from pgolf.errors import UserError
 from pgolf.kernels.attend import sdpa
 from pgolf.model.plan import Depth
 from pgolf.optim.averaging import ExponentialAverage
+from pgolf.optim.clip import GlobalNorm
 from pgolf.optim.muon import Muon
 from pgolf.optim.roles import RoleOptimizers
-from pgolf.optim.schedule import MomentumRamp, Position, Warmdown
+from pgolf.optim.schedule import Constant, MomentumRamp, Position, Warmdown
 from pgolf.train import checkpoint
-from pgolf.train.clock import BudgetClock, limits
+from pgolf.train.clock import BudgetClock
 from pgolf.train.loop import Trainer
 from tests.support import ALONE, FakeDataset, run_ranks, tiny_model
 
@@ -35,7 +36,7 @@ SETTINGS = {
     "loader": DocumentPackingLoader,
     "prefetch_batches": 2,
     "loop_at": 0.4,
-    "clip_norm": 1.0,
+    "clip": GlobalNorm(norm=1.0),
     "schedule": Warmdown(fraction=0.5, floor=0.1),
     "momentum": MomentumRamp(start=0.8, end=0.9, steps=5),
     "averaging": partial(ExponentialAverage, decay=0.8),
@@ -70,6 +71,8 @@ def train(directory: Path, group=ALONE, seed=1, stop_after=None, model=None, **c
     model, events = model or tiny_model(seed=seed), []
 
     def log(event):
+        if event["event"] != "step":
+            return
         events.append(event)
         if stop_after is not None and event["step"] == stop_after:
             raise KeyboardInterrupt
@@ -185,7 +188,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
 
 def test_a_loss_that_is_not_a_number_stops_in_a_sentence(tmp_path):
     with pytest.raises(UserError, match="became.*(nan|inf).*optim.matrix.lr"):
-        train(tmp_path, clip_norm=1e30, schedule=lambda progress: 1e30)
+        train(tmp_path, clip=GlobalNorm(norm=1e30), schedule=Constant(value=1e30))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +203,6 @@ def test_a_loss_that_is_not_a_number_stops_in_a_sentence(tmp_path):
         ({"loop_at": 2.0}, "loop_at=2.0"),
         ({"loop_at": [0.5, 0.3]}, "a list must rise"),
         ({"loop_at": []}, "a list must rise"),
-        ({"clip_norm": 0.0}, "clip_norm=0.0"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
@@ -214,28 +216,9 @@ def test_batches_that_cannot_be_shared_out_are_refused():
 
 
 def test_fraction_is_that_of_the_nearer_limit():
-    trainer = Trainer(**{**SETTINGS, "max_steps": 10, "max_seconds": 100.0})
-    assert trainer.fraction(5, 10.0) == 0.5
-    assert trainer.fraction(1, 90.0) == 0.9
-
-
-def test_clock_adds_up_named_phases():
-    now = [0.0]
-    clock = BudgetClock({"train": 5.0}, now=lambda: now[0])
-    for phase, seconds in (("train", 2.0), ("calibrate", 3.0), ("train", 1.0)):
-        with clock.phase(phase):
-            now[0] += seconds
-            assert clock.elapsed(phase) == clock.seconds.get(phase, 0.0) + seconds
-    assert clock.seconds == {"train": 8.0, "calibrate": 3.0}
-    with pytest.raises(RuntimeError, match="inside"), clock.phase("a"), clock.phase("b"):
-        pass
-
-
-def test_both_readings_of_the_time_limits():
-    table = limits({"train": 599.0, "calibrate": 4.0, "score": 400.0, "load": 10.0}, 600.0, 600.0)
-    assert table["train_as_practised"] == {"seconds": 599.0, "limit": 600.0, "within": True}
-    assert table["train_strict"] == {"seconds": 603.0, "limit": 600.0, "within": False}
-    assert table["score_strict"]["seconds"] == 410.0
+    course = Trainer(**{**SETTINGS, "max_steps": 10, "max_seconds": 100.0}).course(["plain", "looped"])
+    assert course.fraction(5, 10.0) == 0.5
+    assert course.fraction(1, 90.0) == 0.9
 
 
 RANK_PROGRAM = """

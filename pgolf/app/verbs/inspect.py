@@ -182,24 +182,45 @@ def _sizes(row: dict[str, Any]) -> list[str]:
 
 def _schedules(recipe: "Recipe", plans: list[str]) -> Table:
     train = recipe.train
-    steps = train.max_steps
+    course, steps = train.course(plans), train.max_steps
     body = []
-    for moment in MOMENTS:
-        step = int(moment * steps) if steps else None
-        momentum = "" if step is None else f"{train.momentum(step):.4f}"
-        plan = _plan_at(train, plans, moment)
-        body.append(
-            [
-                f"{moment:.0%}",
-                "" if step is None else f"{step:,}",
-                f"{train.schedule(moment):.4f}",
-                momentum,
-                plan,
-            ]
-        )
+    for position in _positions(train, MOMENTS):
+        now = course.at(position)
+        by_step = [f"{position.step:,}", f"{now.momentum:.4f}"] if steps else ["", ""]
+        scales = [f"{now.lr_scale:.4f}", f"{now.weight_decay_scale:.4f}"]
+        sizes = [f"{now.sequence_tokens:,}", f"{now.batch_tokens:,}"]
+        body.append([f"{position.fraction:.0%}", by_step[0], scales[0], by_step[1], scales[1], *sizes, now.plan])
     budget = f"{steps:,} steps" if steps else ""
     budget += f"{' or ' if steps and train.max_seconds else ''}{train.max_seconds:,} s" if train.max_seconds else ""
-    return _table(f"Schedules over {budget}", ["budget", "step", "learning rate x", "momentum", "plan"], body)
+    columns = ["budget", "step", "learning rate x", "momentum", "weight decay x", "sequence", "batch", "plan"]
+    return _table(f"Schedules over {budget}", columns, body)
+
+
+def _positions(train: Any, moments: Iterable[float]) -> list[Any]:
+    """Parts of the budget as positions; without a number of steps they all lie at step 0."""
+    from pgolf.optim.schedule import Position
+
+    steps, seconds = train.max_steps or 0, train.max_seconds or 0.0
+    return [Position(int(moment * steps), moment, moment * seconds) for moment in moments]
+
+
+def _curves(train: Any, plans: list[str]) -> dict[str, list[float]]:
+    """The schedules that are drawn: the learning rate, and what else changes."""
+    course = train.course(plans)
+    settings = [course.at(position) for position in _positions(train, FINE)]
+    curves = {"learning rate (multiplier)": [now.lr_scale for now in settings]}
+    if train.max_steps:
+        curves["momentum"] = [now.momentum for now in settings]
+    if train.weight_decay is not None:
+        curves["weight decay (multiplier)"] = [now.weight_decay_scale for now in settings]
+    for name, of_all, stages in (
+        ("sequence", train.sequence_tokens, train.context),
+        ("batch", train.batch_tokens, train.batch),
+    ):
+        if stages is not None:
+            key = f"{name} (part of {of_all:,} tokens)"
+            curves[key] = [getattr(now, f"{name}_tokens") / of_all for now in settings]
+    return curves
 
 
 def _draw(recipe: "Recipe", model: Any, shapes: dict[str, tuple[int, ...]], path: Path) -> Path:
@@ -211,16 +232,13 @@ def _draw(recipe: "Recipe", model: Any, shapes: dict[str, tuple[int, ...]], path
     train, sequence = recipe.train, recipe.train.sequence_tokens
     roles = parameter_roles(model)
     flops = {name: flops_per_token(model, plan, sequence) for name, plan in model.plans.items()}
-    curves = {"learning rate (multiplier)": [train.schedule(moment) for moment in FINE]}
-    if train.max_steps:
-        curves["momentum"] = [train.momentum(int(moment * train.max_steps)) for moment in FINE]
     parameters = sum(math.prod(shapes[name]) for name in roles)
     sketch = Sketch(
         title=f"{recipe.name}: {parameters:,} parameters",
         plans={name: visits(model, plan) for name, plan in model.plans.items()},
         costs={name: f"{each.forward / 1e6:,.1f} million operations a token forward" for name, each in flops.items()},
         moments=FINE,
-        curves=curves,
+        curves=_curves(train, list(model.plans)),
         begins=_begins(train, list(model.plans), FINE),
         sizes={
             f"{row['role']} ({row['scheme']})": row["estimated_bytes"]

@@ -1,0 +1,83 @@
+"""Everything that training must remember to go on as if it had never stopped."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pgolf.data.loaders import Prefetch
+from pgolf.distributed import Group
+from pgolf.model.gpt import GPT
+from pgolf.optim.averaging import Averaging
+from pgolf.optim.clip import Clip
+from pgolf.optim.roles import RoleOptimizers
+from pgolf.train.positions import position_of
+
+
+@dataclass
+class Progress:
+    """Where training stands. data_seconds: how long it has waited for batches; sequence_tokens: of the present stage,
+    which began at the step changed_at (None: the first)."""
+
+    step: int = 0
+    tokens: int = 0
+    data_seconds: float = 0.0
+    looped_at: int | None = None
+    sequence_tokens: int | None = None
+    changed_at: int | None = None
+
+
+@dataclass
+class Session:
+    """The parts of a run that change while it trains."""
+
+    model: GPT
+    optimizers: RoleOptimizers
+    average: Averaging
+    clip: Clip
+    loader: Prefetch
+    progress: Progress
+
+    def gathered(self, group: Group, seconds: float) -> dict[str, Any]:
+        """The state of all ranks together. Every rank calls it after a whole step, and each gets all of it.
+
+        The tensors are those that training goes on to change.
+        """
+        own = {"loader": self.loader.state_dict(), "random": _random_state(group.device)}
+        return {
+            "model": self.model.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "average": self.average.state_dict(),
+            "clip": self.clip.state_dict(),
+            "ranks": group.gather(own),
+            "progress": dict(vars(self.progress)),
+            "train_seconds": seconds,
+            "plan": self.model.plan_name,
+        }
+
+    def restore(self, state: dict[str, Any], group: Group) -> float:
+        """Go on where `state` was gathered, by as many ranks or, where the loader can, by another number; gives the
+        seconds of training until then. UserError where it cannot."""
+        ranks = state["ranks"]
+        self.loader.load_state_dict(position_of([rank["loader"] for rank in ranks], self.loader.state_dict()))
+        self.model.load_state_dict(state["model"])
+        self.optimizers.load_state_dict(state["optimizers"])
+        self.average.load_state_dict(state["average"])
+        self.clip.load_state_dict(state["clip"])
+        vars(self.progress).update(state["progress"])
+        self.model.set_plan(state["plan"])
+        if len(ranks) == group.world_size:
+            _set_random_state(ranks[group.rank]["random"], group.device)
+        return float(state["train_seconds"])
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The states of torch's own generators; pgolf draws from named streams, other code may not."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def _set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,0 +1,232 @@
+"""One run of the training loop, step by step."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgolf.console import Console
+from pgolf.data.loaders import Batch
+from pgolf.distributed import Group
+from pgolf.errors import UserError
+from pgolf.optim.averaging import SeveralDecays, Weights
+from pgolf.optim.exchange import GradientExchange
+from pgolf.optim.schedule import Position
+from pgolf.train import interrupts
+from pgolf.train.batches import Taken
+from pgolf.train.checkpoint import Checkpoints
+from pgolf.train.clock import BudgetClock
+from pgolf.train.course import Course, Settings, logged
+from pgolf.train.diagnosis import finite, first_not_finite
+from pgolf.train.state import Session
+
+SLOW_STEP, SLOWER = 60.0, 50.0  # seconds, and how many times the mean step, from which a step is remarked on
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where all ranks agree that training stands. seconds: of the leader's clock."""
+
+    fraction: float
+    seconds: float
+
+
+@dataclass
+class Steps:
+    """The steps of one run: what they work with, and what is done between them.
+
+    micro_steps: micro-batches of a rank by tokens of a batch; loss: mean loss of a micro-batch whose longest sequence
+    has so many tokens; recut: whether sequences are cut to the length of the stage here, and not by the loader.
+    """
+
+    course: Course
+    session: Session
+    exchange: GradientExchange
+    checkpoints: Checkpoints
+    micro_steps: dict[int, int]
+    loss: Callable[[Batch, int], Tensor]
+    recut: bool
+    group: Group
+    clock: BudgetClock
+    console: Console
+    log: Callable[[dict[str, Any]], None]
+    saved_step: int = 0
+    saved_at: float = 0.0
+
+    def resume(self) -> None:
+        """Go on from the newest state that is whole, when there is one."""
+        progress = self.session.progress
+        if (state := self.checkpoints.newest(self.group, self.console)) is not None:
+            self.clock.seconds["train"] = self.session.restore(state, self.group)
+            self.console.say(f"continuing from step {progress.step}: {self.checkpoints.path}")
+        self.saved_step, self.saved_at = progress.step, self.clock.elapsed("train")
+
+    def between(self, asked_to_end: bool, checkpoint_seconds: float) -> Moment | None:
+        """Agree with the other ranks on the time, write a checkpoint when one is due, and say where training stands;
+        None at the end of the budget. Raises Interrupted when any rank was asked to end."""
+        progress = self.session.progress
+        leaders = self.clock.elapsed("train") if self.group.leads else -math.inf
+        seconds, stop = self.group.largest([leaders, float(asked_to_end)])
+        due = stop or seconds - self.saved_at >= checkpoint_seconds
+        if due and progress.step > self.saved_step:
+            self.save(seconds)
+        if stop:
+            self.checkpoints.close()
+            where = f"step {progress.step} is kept in {self.checkpoints.path}" if progress.step else "no step was done"
+            self.console.say(f"asked to end: {where}")
+            raise interrupts.Interrupted
+        fraction = self.course.fraction(progress.step, seconds)
+        return Moment(fraction, seconds) if fraction < 1.0 else None
+
+    def save(self, seconds: float) -> None:
+        """Write a checkpoint, unless the weights are no longer numbers: the last good one must stay. UserError then."""
+        progress = self.session.progress
+        if not finite(self.session.model):
+            found = first_not_finite(self.session.model, [], lambda batch: self.loss(batch, 0))
+            raise UserError(
+                f"step {progress.step} left weights that are not numbers, first {found}: lower the learning rate of "
+                f"its role. {self._last_good()}"
+            )
+        state = self.session.gathered(self.group, seconds)
+        if self.group.leads:
+            self.checkpoints.save(state)
+        self.saved_step, self.saved_at = progress.step, seconds
+
+    def validate(self, score: Callable[[], dict[str, float]]) -> None:
+        """Score the weights as they are, off the clock."""
+        with self.clock.phase("validate"):
+            self.log({"event": "validation", "step": self.session.progress.step, **score()})
+
+    def one(self, moment: Moment) -> float:
+        """One optimiser step and its record; gives the loss. UserError when that is not a number."""
+        progress, average = self.session.progress, self.session.average
+        settings = self._enter(moment)
+        taken = self._taken(settings.sequence_tokens)
+        loss, grad_norm = self._optimise(taken, settings)
+        after = Position(progress.step + 1, self.course.fraction(progress.step + 1, moment.seconds), moment.seconds)
+        average.update(self.session.model, after, settings.lr_scale)
+        progress.step += 1
+        progress.tokens += settings.batch_tokens
+        progress.data_seconds += taken.seconds
+        self._record(moment, settings, taken, loss, grad_norm)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise self._not_a_number(loss, grad_norm, taken, settings)
+        return loss
+
+    def averaged(self, holdout_batches: int) -> Weights:
+        """The averaged weights; the best of several by training text that training has not used. UserError when there
+        is nothing to average."""
+        average = self.session.average
+        if isinstance(average, SeveralDecays):
+            self._choose(average, holdout_batches)
+        try:
+            return average.weights()
+        except ValueError as error:
+            raise UserError(f"train.averaging: {error}") from error
+
+    def conclude(self) -> None:
+        """Wait for the last checkpoint, and record what was planned, and what of it never happened."""
+        self.checkpoints.close()
+        progress, seconds = self.session.progress, self.clock.elapsed("train")
+        last = Position(progress.step, self.course.fraction(progress.step, seconds), seconds)
+        missed = self.course.never_happened(last)
+        planned = self.course.table(seconds / max(progress.step, 1))
+        self.log({"event": "schedules", "planned": planned, "never_happened": missed})
+        for sentence in missed:
+            self.console.say(f"note: {sentence}")
+        share = progress.data_seconds / max(seconds, 1e-9)
+        self.console.say(f"training waited {progress.data_seconds:.2f} s for its data ({share:.2%} of its time)")
+
+    def _enter(self, moment: Moment) -> Settings:
+        """Set everything to what the course says for this moment."""
+        session, progress = self.session, self.session.progress
+        position = Position(progress.step, moment.fraction, moment.seconds)
+        length = self.course.sequence_tokens.at(position)
+        if progress.sequence_tokens not in (None, length):
+            progress.changed_at = progress.step
+        progress.sequence_tokens = length
+        settings = self.course.at(Position(progress.step, moment.fraction, moment.seconds, progress.changed_at))
+        session.model.set_plan(settings.plan)
+        if settings.plan == "looped" and progress.looped_at is None:
+            progress.looped_at = progress.step
+        session.optimizers.schedule(settings.lr_scale, settings.momentum, settings.weight_decay_scale)
+        return settings
+
+    def _taken(self, length: int) -> Taken:
+        loader = self.session.loader
+        return Taken(loader, length if self.recut else None, bucket=getattr(loader.loader, "bucket", 1))
+
+    def _optimise(self, taken: Taken, settings: Settings) -> tuple[float, float]:
+        """Mean loss and norm of the gradient before clipping, the same on every rank. Weights are never updated by what
+        is not a number."""
+        optimizers, micro_steps = self.session.optimizers, self.micro_steps[settings.batch_tokens]
+        optimizers.zero_grad()
+        total = torch.zeros((), device=self.group.device)
+        for _ in range(micro_steps):
+            loss = self.loss(taken.next(), settings.sequence_tokens) / micro_steps
+            loss.backward()
+            total += loss.detach()
+        norm = self.exchange.average([total])
+        mean_loss, grad_norm = float(total), float(norm)
+        if math.isfinite(mean_loss) and math.isfinite(grad_norm):
+            optimizers.step()
+        return mean_loss, grad_norm
+
+    def _record(self, moment: Moment, settings: Settings, taken: Taken, loss: float, grad_norm: float) -> None:
+        progress, seconds = self.session.progress, self.clock.elapsed("train")
+        event = {"event": "step", "step": progress.step, "train_loss": loss, **logged(settings), "grad_norm": grad_norm}
+        times = {"fraction": moment.fraction, "seconds": seconds, "data_seconds": taken.seconds}
+        self.log({**event, "tokens": progress.tokens, **times})
+        mean = moment.seconds / max(progress.step - 1, 1)
+        if (took := seconds - moment.seconds) > max(SLOW_STEP, SLOWER * mean) and progress.step > 1:
+            self.console.say(
+                f"step {progress.step} took {took:.0f} s where the ones before took {mean:.2f} s: this machine slept, "
+                "its clock jumped or something else ran. The budget counts it."
+            )
+
+    def _not_a_number(self, loss: float, grad_norm: float, taken: Taken, settings: Settings) -> UserError:
+        """Which tensor of which rank went first. Every rank calls it: their mean is not a number on any of them."""
+        session = self.session
+        session.optimizers.zero_grad()
+        found = self.group.gather(
+            first_not_finite(session.model, taken.batches, lambda one: self.loss(one, settings.sequence_tokens))
+        )
+        first = next(((rank, what) for rank, what in enumerate(found) if what is not None), None)
+        where = f" on rank {first[0]}" if first is not None and self.group.world_size > 1 else ""
+        what = f"{first[1]}{where}" if first is not None else "their sum over micro-batches and processes"
+        return UserError(
+            f"the training loss became {loss} and the gradient norm {grad_norm} at step {session.progress.step}. "
+            f"Not a number first: {what}. Lower optim.matrix.lr or train.clip.norm. {self._last_good()}"
+        )
+
+    def _last_good(self) -> str:
+        self.checkpoints.close()
+        path = self.checkpoints.path
+        return f"The last good state is {path}." if path.exists() else "There is no good state yet."
+
+    def _choose(self, average: SeveralDecays, holdout_batches: int) -> None:
+        """Choose by the batches that would come next; all ranks by their mean loss."""
+        session = self.session
+        longest = self.course.sequence_tokens.at(Position(session.progress.step, 1.0))
+        taken = self._taken(longest)
+        batches = [taken.next() for _ in range(holdout_batches)]
+        if getattr(session.loader.loader, "epoch", 0):
+            self.console.say("the training text was used up, so the average is chosen by text that was trained on")
+        trained = {name: value.clone() for name, value in session.model.state_dict().items()}
+
+        def loss_of(weights: Weights) -> float:
+            session.model.load_state_dict(weights)
+            with torch.no_grad():
+                total = sum(float(self.loss(batch, longest)) for batch in batches) / len(batches)
+            shared = torch.tensor(total, dtype=torch.float64, device=self.group.device)
+            self.group.mean_([shared])
+            return float(shared)
+
+        losses = average.choose(loss_of)
+        session.model.load_state_dict(trained)
+        self.log({"event": "averages", "losses": losses, "chosen": average.chosen})
+        told = ", ".join(f"{decay}: {loss:.5f}" for decay, loss in losses.items())
+        self.console.say(f"average {average.chosen} chosen by {holdout_batches} held-out micro-batches ({told})")
