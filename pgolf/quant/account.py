@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from pgolf.quant import container
-from pgolf.quant.container import StoredTensor, stream_name
+from pgolf.quant.container import StoredTensor
+from pgolf.quant.packer import stream_name
 
 
 def entropy_bits(values: np.ndarray) -> float:

@@ -6,18 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pgolf.console import Console, Silent
 from pgolf.errors import UserError
-from pgolf.quant import container
+from pgolf.quant import packer
 from pgolf.quant.coders import CODERS
-from pgolf.quant.container import RowOrder, StoredTensor
-from pgolf.quant.encoded import Encoded, decode
+from pgolf.quant.container import StoredTensor
+from pgolf.quant.encoded import Encoded
 from pgolf.quant.estimate import by_class, estimate
 from pgolf.quant.header import Header
 from pgolf.quant.hessian import Calibration
+from pgolf.quant.outcome import class_rows, error_norm, tensor_row
+from pgolf.quant.packer import RowOrder
 from pgolf.quant.rules import Choice, Chooser, Rule
 from pgolf.quant.schemes.awq_lite import AwqLite
 from pgolf.quant.schemes.lqer import Lqer
@@ -142,15 +143,15 @@ class Compressor:
             attempt.make(choices)
         else:
             attempt.fill(choices, self.target_bytes)
-        rows = [_tensor_row(tensor, state[tensor.name]) for tensor in attempt.stored]
-        written = container.write_built(path, attempt.header, attempt.coded)
+        rows = [tensor_row(tensor, state[tensor.name]) for tensor in attempt.stored]
+        written = packer.write_built(path, attempt.header, attempt.coded)
         return {
             "weight_bytes": written["total_bytes"],
             "header_bytes": written["header_bytes"],
             "limit_bytes": self.limit_bytes,
             "coder": self.coder,
             "parameters": sum(row["elements"] for row in rows),
-            "classes": _class_rows(rows, written["streams"]),
+            "classes": class_rows(rows, written["streams"]),
             "streams": written["streams"],
             "tensors": rows,
         }
@@ -190,7 +191,7 @@ class Compressor:
         if self.correction is None:
             return stored
         calibrated = {choice.name for choice in choices if choice.scheme is not None and choice.scheme.needs_hessian}
-        errors = {one.name: _error(one, state[one.name]) for one in stored if one.name in calibrated}
+        errors = {one.name: error_norm(one, state[one.name]) for one in stored if one.name in calibrated}
         for name in self.correction.choose(errors):
             index = next(index for index, one in enumerate(stored) if one.name == name)
             try:
@@ -232,14 +233,14 @@ class _Attempt:
         choices = tool.protect(choices, self._state, self._calibrations)
         self.stored = tool.quantise(choices, self._state, self._calibrations, self._console)
         self._console.say(f"packing {len(self.stored)} tensors with {tool.coder}")
-        self.header, self.coded = container.build(
+        self.header, self.coded = packer.build(
             self.stored,
             self._metadata,
             coder=tool.coder,
             byte_shuffle=tool.byte_shuffle,
             row_order=tool.row_order,
         )
-        return container.file_size(self.header, self.coded)
+        return packer.file_size(self.header, self.coded)
 
     def fill(self, choices: list[Choice], target_bytes: int) -> None:
         """Make the artifact with the steps that fill the target."""
@@ -282,42 +283,3 @@ def _encode(choice: Choice, tensor: Tensor, calibration: Calibration | None) -> 
         return choice.scheme.quantise(tensor.detach().cpu(), None if calibration is None else calibration.cpu())
     except ValueError as error:
         raise UserError(f"cannot quantise tensor {choice.name}: {error}") from error
-
-
-def _error(stored: StoredTensor, tensor: Tensor) -> float:
-    """Norm of what quantisation changed in one tensor."""
-    return (decode(stored.encoded).float() - tensor.detach().cpu().to(torch.float32)).norm().item()
-
-
-def _tensor_row(stored: StoredTensor, tensor: Tensor) -> dict[str, Any]:
-    """What became of one tensor; the error is relative to its norm."""
-    error, norm = _error(stored, tensor), tensor.detach().cpu().to(torch.float32).norm().item()
-    return {
-        "tensor": stored.name,
-        "role": stored.role,
-        "scheme": stored.encoded.scheme,
-        "elements": tensor.numel(),
-        "relative_error": error / norm if norm > 0 else error,
-    }
-
-
-def _class_rows(tensors: list[dict[str, Any]], streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Bytes of every role: streams never mix roles, so the sums are exact."""
-    rows = []
-    for role in dict.fromkeys(row["role"] for row in tensors):
-        members = [row for row in tensors if row["role"] == role]
-        own = [stream for stream in streams if stream["name"].split("/")[0] == role]
-        elements = sum(row["elements"] for row in members)
-        coded = sum(stream["coded"] for stream in own)
-        rows.append(
-            {
-                "role": role,
-                "schemes": sorted({row["scheme"] for row in members}),
-                "tensors": len(members),
-                "elements": elements,
-                "raw_bytes": sum(stream["raw"] for stream in own),
-                "coded_bytes": coded,
-                "bits_per_element": 8 * coded / elements if elements else 0.0,
-            }
-        )
-    return rows

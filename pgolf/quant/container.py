@@ -1,4 +1,4 @@
-"""The artifact file: flat, binary, no pickle; read with numpy, torch and the library of the coder, if it has one.
+"""Reading the artifact file: flat, binary, no pickle; with numpy, torch and the library of the coder, if it has one.
 
 The format is described in docs/artifact.md. Reading trusts nothing: whatever the bytes are, the result is the tensors
 or a UserError, and memory stays within what the sizes in the header allow (`pgolf.quant.header`).
@@ -6,27 +6,21 @@ or a UserError, and memory stays within what the sizes in the header allow (`pgo
 
 import math
 import os
-import re
 import zlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pgolf.errors import UserError
-from pgolf.files import atomic_open, sha256_bytes
+from pgolf.files import sha256_bytes
 from pgolf.quant import rans
-from pgolf.quant.coders import CODERS, shuffle_bytes, unshuffle_bytes
+from pgolf.quant.coders import CODERS, unshuffle_bytes
 from pgolf.quant.encoded import Encoded, decode
-from pgolf.quant.header import MAGIC, PRELUDE, VERSION, Header, Row, Stream, pack, parse
-
-RowOrder = Literal["stored", "similarity"]
+from pgolf.quant.header import MAGIC, PRELUDE, VERSION, Header, parse
 
 
 @dataclass(frozen=True)
@@ -37,120 +31,6 @@ class StoredTensor:
     role: str
     dtype: str
     encoded: Encoded
-
-
-def write(
-    path: Path,
-    tensors: list[StoredTensor],
-    metadata: dict[str, Any],
-    *,
-    coder: str,
-    byte_shuffle: bool = True,
-    row_order: RowOrder = "stored",
-) -> dict[str, Any]:
-    """Write the artifact atomically; returns {header_bytes, total_bytes, streams}. See `build` for the arguments."""
-    header, coded = build(tensors, metadata, coder=coder, byte_shuffle=byte_shuffle, row_order=row_order)
-    return write_built(path, header, coded)
-
-
-def write_built(path: Path, header: Header, coded: list[bytes]) -> dict[str, Any]:
-    """Write what `build` made atomically; returns {header_bytes, total_bytes, streams}."""
-    head = pack(header)
-    with atomic_open(path) as file:
-        file.write(head)
-        for one in coded:
-            file.write(one)
-    return {
-        "header_bytes": len(head),
-        "total_bytes": len(head) + sum(map(len, coded)),
-        "streams": [asdict(stream) for stream in header.streams],
-    }
-
-
-def file_size(header: Header, coded: list[bytes]) -> int:
-    """Bytes of the file that `write_built` would write."""
-    return len(pack(header)) + sum(map(len, coded))
-
-
-def build(
-    tensors: list[StoredTensor],
-    metadata: dict[str, Any],
-    *,
-    coder: str,
-    byte_shuffle: bool = True,
-    row_order: RowOrder = "stored",
-) -> tuple[Header, list[bytes]]:
-    """The header and the coded streams.
-
-    `metadata` must be JSON. `row_order` similarity: rows of symbols are sorted so that like rows are neighbours, and
-    their places stored. The streams are coded in parallel threads; the bytes do not depend on their number.
-    """
-    if row_order == "similarity":
-        tensors = [_sorted(tensor) for tensor in tensors]
-    streams: dict[str, list[tuple[StoredTensor, str]]] = {}
-    for tensor in tensors:
-        for part in tensor.encoded.parts:
-            streams.setdefault(stream_name(tensor, part), []).append((tensor, part))
-    arrays = [[tensor.encoded.parts[part] for tensor, part in members] for members in streams.values()]
-    raw = [b"".join(_part_bytes(array) for array in one) for one in arrays]
-    matrices = [CODERS[coder].matrices and _are_matrices(one, name) for name, one in zip(streams, arrays, strict=True)]
-    strides = [one[0].dtype.itemsize if byte_shuffle else 1 for one in arrays]
-    plain = [shuffle_bytes(one, stride) for one, stride in zip(raw, strides, strict=True)]
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        coding = [
-            None if is_rans else pool.submit(CODERS[coder].encode, one)
-            for one, is_rans in zip(plain, matrices, strict=True)
-        ]
-        payloads = iter(
-            _encode_matrices([one for one, is_rans in zip(streams.values(), matrices, strict=True) if is_rans])
-        )
-        coded = [next(payloads) if future is None else future.result() for future in coding]
-    described = [
-        Stream(
-            name,
-            one[0].dtype.name,
-            stride,
-            "rans" if is_rans else "bytes",
-            len(bytes_),
-            len(result),
-            zlib.crc32(result),
-            sha256_bytes(bytes_)[:32],
-        )
-        for name, one, stride, is_rans, bytes_, result in zip(
-            streams, arrays, strides, matrices, raw, coded, strict=True
-        )
-    ]
-    return _header(tensors, metadata, coder, described), coded
-
-
-def _are_matrices(arrays: Sequence[np.ndarray], name: str) -> bool:
-    """Whether all parts of a stream are symbols that the matrix coder takes."""
-    symbols = name.split("/")[1] == "symbols"
-    return symbols and all(array.dtype == np.int8 and array.ndim == 2 and array.size for array in arrays)
-
-
-def _encode_matrices(streams: list[list[tuple[StoredTensor, str]]]) -> list[bytes]:
-    # imported by name, so that the code that loads an artifact does not count the encoder
-    encoder = import_module("pgolf.quant.rans_encoder")
-
-    def matrix(tensor: StoredTensor, part: str) -> Any:
-        parts = tensor.encoded.parts
-        return encoder.Matrix(parts[part], int(parts.get("trellis_segment", 0)))
-
-    return encoder.encode([[matrix(tensor, part) for tensor, part in members] for members in streams])
-
-
-def _sorted(tensor: StoredTensor) -> StoredTensor:
-    """The tensor with the rows of its symbols in order of similarity, and the order as a part."""
-    parts = tensor.encoded.parts
-    symbols = parts.get("symbols")
-    if symbols is None or symbols.ndim != 2 or symbols.dtype != np.int8 or "trellis_segment" in parts:
-        return tensor
-    order = import_module("pgolf.quant.ordering").similarity_order(symbols)
-    narrow = order.astype(np.uint16) if len(order) <= 1 << 16 else order
-    return replace(
-        tensor, encoded=replace(tensor.encoded, parts=parts | {"symbols": symbols[order], "row_order": narrow})
-    )
 
 
 def _unsorted(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -165,38 +45,9 @@ def _unsorted(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: part for name, part in parts.items() if name != "row_order"} | {"symbols": restored}
 
 
-def stream_name(tensor: StoredTensor, part: str) -> str:
-    """The stream of a part: by role, and for symbols by the name without block numbers."""
-    if part != "symbols":
-        dtype = tensor.encoded.parts[part].dtype.name
-        return f"{tensor.role}/{part}/{dtype}"
-    return f"{tensor.role}/symbols/{re.sub(r'[0-9]+', '*', tensor.name)}"
-
-
-def _column_major(dtype: str, shape: tuple[int, ...]) -> bool:
+def is_column_major(dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether a part of this shape is stored column by column."""
     return dtype == "int8" and len(shape) == 2
-
-
-def _part_bytes(array: np.ndarray) -> bytes:
-    ordered = array.T if _column_major(array.dtype.name, array.shape) else array
-    return ordered.astype(array.dtype.newbyteorder("<")).tobytes()
-
-
-def _header(tensors: list[StoredTensor], metadata: dict[str, Any], coder: str, streams: list[Stream]) -> Header:
-    index = {stream.name: at for at, stream in enumerate(streams)}
-    schemes = list(dict.fromkeys((t.encoded.decoder, t.encoded.scheme) for t in tensors))
-    rows = [
-        Row(
-            tensor.name,
-            tensor.role,
-            tensor.dtype,
-            tensor.encoded.shape,
-            schemes.index((tensor.encoded.decoder, tensor.encoded.scheme)),
-            {part: (index[stream_name(tensor, part)], array.shape) for part, array in tensor.encoded.parts.items()},
-        )
-        for tensor in tensors
-    ]
-    return Header(coder, metadata, schemes, streams, rows)
 
 
 def read_header(path: Path) -> tuple[Header, int]:
@@ -305,7 +156,7 @@ def _take_parts(header: Header, streams: list[np.ndarray], as_stored: bool) -> l
             start = positions[index]
             positions[index] = start + math.prod(shape)
             values = streams[index][start : positions[index]]
-            if _column_major(values.dtype.name, shape):
+            if is_column_major(values.dtype.name, shape):
                 parts[part] = np.ascontiguousarray(values.reshape(shape[::-1]).T)
             else:
                 parts[part] = values.reshape(shape)

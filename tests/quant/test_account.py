@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pgolf.errors import UserError
-from pgolf.quant import container
+from pgolf.quant import packer
 from pgolf.quant.account import account, entropy_bits
 from pgolf.quant.code import decoder_bytes
 from pgolf.quant.coders import CODERS
@@ -15,7 +15,7 @@ from pgolf.quant.container import StoredTensor
 from pgolf.quant.schemes import Half, Int8Rows
 
 
-def artifact(path: Path, coder: str, row_order: container.RowOrder = "stored") -> Path:
+def artifact(path: Path, coder: str, row_order: packer.RowOrder = "stored") -> Path:
     generator = torch.Generator().manual_seed(0)
     tensors = [
         StoredTensor(
@@ -24,13 +24,13 @@ def artifact(path: Path, coder: str, row_order: container.RowOrder = "stored") -
         for i in range(3)
     ]
     tensors.append(StoredTensor("gain", "scalar", "float32", Half().quantise(torch.randn(50, generator=generator))))
-    container.write(path, tensors, {}, coder=coder, row_order=row_order)
+    packer.write(path, tensors, {}, coder=coder, row_order=row_order)
     return path
 
 
 @pytest.mark.parametrize("coder", ["rans", "brotli", "none"])
 @pytest.mark.parametrize("row_order", ["stored", "similarity"])
-def test_tensors_and_classes_add_up_to_the_file(tmp_path: Path, coder: str, row_order: container.RowOrder) -> None:
+def test_tensors_and_classes_add_up_to_the_file(tmp_path: Path, coder: str, row_order: packer.RowOrder) -> None:
     path = artifact(tmp_path / "a", coder, row_order)
     result = account(path)
     assert result["total_bytes"] == path.stat().st_size

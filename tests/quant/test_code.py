@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pgolf.errors import UserError
-from pgolf.quant import container
+from pgolf.quant import container, packer
 from pgolf.quant.code import artifact_bytes, reachable_modules, strip_source, write_code_archive
 from pgolf.quant.container import StoredTensor
 from pgolf.quant.schemes import Half, Int8Rows
@@ -63,7 +63,7 @@ def test_an_artifact_loads_with_the_archive_alone(tmp_path: Path) -> None:
         StoredTensor("gains", "scalar", "float32", Half().quantise(gains, None)),
     ]
     artifact, archive, expected = (tmp_path / name for name in ("a.pgolf", "code.zip", "e.pt"))
-    container.write(artifact, tensors, {"step": 1}, coder="brotli")
+    packer.write(artifact, tensors, {"step": 1}, coder="brotli")
     torch.save(container.load(artifact)[0], expected)
     size = write_code_archive(archive)
     assert size == archive.stat().st_size

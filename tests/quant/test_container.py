@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pgolf.errors import UserError
-from pgolf.quant import container
+from pgolf.quant import container, packer
 from pgolf.quant.container import StoredTensor
 from pgolf.quant.encoded import Encoded
 from pgolf.quant.header import MAGIC, PRELUDE
@@ -48,7 +48,7 @@ def example() -> list[StoredTensor]:
 
 
 def write_example(path: Path, coder: str = "zlib") -> bytes:
-    container.write(path, example(), METADATA, coder=coder)
+    packer.write(path, example(), METADATA, coder=coder)
     return path.read_bytes()
 
 
@@ -57,7 +57,7 @@ def write_example(path: Path, coder: str = "zlib") -> bytes:
 def test_round_trip(tmp_path: Path, coder: str, byte_shuffle: bool) -> None:
     path = tmp_path / "artifact.pgolf"
     tensors = example()
-    report = container.write(path, tensors, METADATA, coder=coder, byte_shuffle=byte_shuffle)
+    report = packer.write(path, tensors, METADATA, coder=coder, byte_shuffle=byte_shuffle)
     state, metadata = container.load(path)
     assert metadata == METADATA
     assert list(state) == [tensor.name for tensor in tensors]
@@ -244,7 +244,7 @@ def test_any_matrices_round_trip(tmp_path: Path, shapes: list[tuple[int, int]], 
         for index, shape in enumerate(shapes)
     ]
     path = tmp_path / "artifact.pgolf"
-    container.write(path, tensors, {}, coder=coder)
+    packer.write(path, tensors, {}, coder=coder)
     state, _ = container.load(path)
     assert len(state) == len(tensors)
     for tensor in tensors:

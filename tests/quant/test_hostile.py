@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 
 from pgolf.errors import UserError
 from pgolf.files import sha256_bytes
-from pgolf.quant import container, header
+from pgolf.quant import container, header, packer
 from pgolf.quant.container import StoredTensor
 from pgolf.quant.encoded import DECODERS, Encoded, decode
 from pgolf.quant.header import MAGIC, PRELUDE
@@ -99,7 +99,7 @@ def mutate(data: st.DataObject, node: Any) -> Any:
 def test_headers_that_lie(tmp_path: Path, coder: str, data: st.DataObject) -> None:
     path = tmp_path / "artifact.pgolf"
     if not path.exists():
-        container.write(path, example(), {"step": 1}, coder=coder)
+        packer.write(path, example(), {"step": 1}, coder=coder)
         (tmp_path / "whole").write_bytes(path.read_bytes())
     parsed, streams = parts_of((tmp_path / "whole").read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
@@ -124,7 +124,7 @@ def test_streams_that_grow_are_stopped(tmp_path: Path, coder: str) -> None:
     path = tmp_path / "artifact.pgolf"
     for elements in (50, 32_000):
         tensor = StoredTensor("a", "scalar", "float16", Half().quantise(torch.zeros(elements)))
-        container.write(path, [tensor], {}, coder=coder)
+        packer.write(path, [tensor], {}, coder=coder)
         parsed, _ = parts_of(path.read_bytes())
         bomb = BOMBS[coder]()
         parsed["streams"][0] |= {"coded": len(bomb), "crc32": zlib.crc32(bomb)}
@@ -149,7 +149,7 @@ def test_a_header_that_grows_is_stopped(tmp_path: Path) -> None:
 def test_values_that_were_exchanged_under_right_checksums_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "artifact.pgolf"
     tensors = [StoredTensor("a", "matrix", "float32", Int8Rows().quantise(torch.eye(4)))]
-    container.write(path, tensors, {}, coder="none", row_order="similarity")
+    packer.write(path, tensors, {}, coder="none", row_order="similarity")
     parsed, streams = parts_of(path.read_bytes())
     (index,) = [at for at, one in enumerate(parsed["streams"]) if one["name"].startswith("matrix/row_order")]
     offset = sum(one["coded"] for one in parsed["streams"][:index])
