@@ -66,7 +66,8 @@ def contradictions(manifest: dict[str, Any]) -> list[str]:
             len(manifest["byte_files"]),
         ),
     }
-    found = [f"{name}: {_short(one)} and {_short(other)}" for name, (one, other) in claims.items() if one != other]
+    found = [] if recipe or manifest.get("origin") else ["it says neither what was prepared nor what was downloaded"]
+    found += [f"{name}: {_short(one)} and {_short(other)}" for name, (one, other) in claims.items() if one != other]
     if accounting != "sidecar" and (recipe or front_end["transform"] is not None):
         found.append("the text was transformed or prepared here, and its bytes are to come from a table for plain text")
     return found

@@ -131,19 +131,27 @@ class DataConfig:
         """Prepare the data below `root`, or reuse what an earlier call prepared, or go on where one was interrupted.
 
         Another process that prepares the same data is waited for. A directory that fails the cheap
-        checks is a UserError: it is never repaired or overwritten silently.
+        checks, or holds other data, is a UserError: it is never repaired or overwritten silently.
         """
         recipe = self.recipe(root, console)
         directory = self._directory(root, recipe)
         if directory.exists():  # No lock: what is there is whole, and may lie on a read-only disk.
-            return _reuse(directory, console)
+            return self._reuse(directory, console)
         with preparation_lock(root, directory.name, console):
             if directory.exists():  # Another process made it while this one waited.
-                return _reuse(directory, console)
+                return self._reuse(directory, console)
             console.say(f"Preparing {self.name} data in {directory}.")
             build(directory, self._preparation(recipe, console), console)
         dataset = Dataset(directory)
         console.say(_summary(dataset.manifest))
+        return dataset
+
+    def _reuse(self, directory: Path, console: Console) -> Dataset:
+        dataset = Dataset(directory)
+        dataset.refuse(self.differences(dataset.manifest))
+        # A process that was killed right after the last rename left what it worked with.
+        shutil.rmtree(working_directory(directory), ignore_errors=True)
+        console.say(f"Reusing the prepared data in {directory}.")
         return dataset
 
     def train_tokenizer(self, path: Path, console: Console) -> FrontEnd:
@@ -179,14 +187,6 @@ def _shuffled(stream: Callable[[Counter[str]], Iterable[Placed]]) -> Callable[[C
         return iter(kept)
 
     return shuffled
-
-
-def _reuse(directory: Path, console: Console) -> Dataset:
-    dataset = Dataset(directory)
-    # A process that was killed right after the last rename left what it worked with.
-    shutil.rmtree(working_directory(directory), ignore_errors=True)
-    console.say(f"Reusing the prepared data in {directory}.")
-    return dataset
 
 
 def _summary(manifest: dict[str, Any]) -> str:

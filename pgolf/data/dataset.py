@@ -80,6 +80,11 @@ class Dataset:
                 )
         index = self.index("val")
         tokens = np.concatenate([read_shard(path) for path in self.files("val")])
+        if tokens.size and int(tokens.max()) >= self.vocab_size:
+            raise UserError(
+                f"the validation shards of {self.directory} hold the id {tokens.max()}, the vocabulary ends at "
+                f"{self.vocab_size}: delete the directory and make it again."
+            )
         starts = np.flatnonzero(tokens == self.bos_id).astype(np.int64)
         token_bytes = self._token_bytes(tokens)
         if len(tokens) != len(token_bytes) or not np.array_equal(starts, index.starts[:-1]):

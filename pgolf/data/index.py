@@ -82,7 +82,7 @@ class DocumentIndex:
         self.path, self.names_path = directory / index_name(split), directory / names_name(split)
         try:
             rows = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # numpy evaluates the header: damage there can raise anything, TokenError among it
             raise UserError(
                 f"the document index {self.path} cannot be read ({error}); delete {directory} and prepare it again."
             ) from error
@@ -95,7 +95,12 @@ class DocumentIndex:
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
-        """int64 [documents + 1]: index of each document's BOS in the split's stream, and the stream's length."""
+        """int64 [documents + 1]: index of each document's BOS in the split's stream, and the stream's length.
+
+        UserError when a document has fewer than no tokens.
+        """
+        if len(self) and int(self.rows["tokens"].min()) < 0:
+            raise UserError(f"{self.path} is damaged: a document has fewer than no tokens; prepare the data again.")
         return np.concatenate([[0], np.cumsum(self.rows["tokens"] + 1)]).astype(np.int64)
 
     def names(self) -> Iterator[str]:

@@ -31,6 +31,20 @@ from pgolf.files import read_json, sha256_bytes, sha256_file, write_json
 FORMAT = 2
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"
 SPLITS = ("train", "val")
+KINDS: dict[str, type] = {
+    "name": str,
+    "front_end": dict,
+    "vocab_size": int,
+    "bos_id": int,
+    "lossless": bool,
+    "byte_accounting": str,
+    "split": dict,
+    "left_out": dict,
+    "splits": dict,
+    "byte_files": list,
+    "files": dict,
+}
+COUNTS = ("documents", "tokens", "bytes", "charged", "first_document", "last_document", "no_token_left")
 
 
 def canonical_digest(value: Any) -> str:
@@ -90,7 +104,29 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} does not match its own digest: it was edited or damaged; delete {directory} and prepare it again."
         )
+    if (fault := shape_fault(manifest)) is not None:
+        raise UserError(f"{path} was edited: {fault}; delete {directory} and prepare it again.")
     return manifest
+
+
+def shape_fault(manifest: dict[str, Any]) -> str | None:
+    """What a manifest lacks, or holds as another kind of value than is written, in words; None when it is sound."""
+    for key, kind in KINDS.items():
+        if not isinstance(manifest.get(key), kind):
+            return f"its {key} is no {kind.__name__}"
+    for name, entry in manifest["files"].items():
+        if "/" in name or not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+            return f"the file {name!r} has no size or no hash"
+    listed: list[Any] = list(manifest["byte_files"])
+    for split in SPLITS:
+        totals = manifest["splits"].get(split)
+        if not isinstance(totals, dict) or not isinstance(totals.get("files"), list) or not totals["files"]:
+            return f"the split {split} has no files"
+        if not all(type(totals.get(key)) is int and totals[key] >= 0 for key in COUNTS):
+            return f"the split {split} lacks one of the numbers {', '.join(COUNTS)}"
+        listed += totals["files"]
+    absent = [name for name in listed if not isinstance(name, str) or name not in manifest["files"]]
+    return f"the shard {absent[0]!r} is not among its files" if absent else None
 
 
 def check_agreement(directory: Path, manifest: dict[str, Any]) -> None:

@@ -136,8 +136,10 @@ class PublishedData:
         directory = self.directory(root)
         if not directory.exists():
             raise UserError(self._absent(root, directory))
+        dataset = Dataset(directory)
+        dataset.refuse(self.differences(dataset.manifest))
         console.say(f"Reading the published data in {directory}.")
-        return Dataset(directory)
+        return dataset
 
     def train_tokenizer(self, path: Path, console: Console) -> FrontEnd:
         """Refused: the shards come with the tokenizer that wrote them."""
@@ -157,8 +159,10 @@ class PublishedData:
                 if not directory.exists():
                     self._fetch(directory, console, connect or (lambda: Hub(self.repository)))
             return Dataset(directory)
+        dataset = Dataset(directory)
+        dataset.refuse(self.differences(dataset.manifest))
         console.say(f"{directory} is complete: nothing is fetched.")
-        return Dataset(directory)
+        return dataset
 
     def _absent(self, root: Path, directory: Path) -> str:
         command = f"pgolf data download data={self.name} data.train_shards={self.train_shards} paths.data={root}"

@@ -21,8 +21,8 @@ def stats(directory: Path) -> dict[str, Any]:
     """Per split: documents, tokens (BOS included), bytes, bytes per token, lengths, ids in use, operators.
 
     `length_histogram` lists [smallest, documents]: documents of at least `smallest` tokens and
-    fewer than twice that. `most_frequent` lists [id, text, count], BOS left out. `operator_share` is the share of
-    the tokens, BOS left out, that are operators of the text transform or spell one in bytes.
+    fewer than twice that (0: empty ones). `most_frequent` lists [id, text, count], BOS left out. `operator_share` is
+    the share of the tokens, BOS left out, that are operators of the text transform or spell one in bytes.
     """
     dataset = Dataset(directory)
     pieces = [dataset.front_end.piece(token) for token in range(dataset.vocab_size)]
@@ -40,7 +40,7 @@ def stats(directory: Path) -> dict[str, Any]:
 
 def document_lengths(dataset: Dataset, split: str) -> npt.NDArray[np.int64]:
     """int64 [documents]: tokens of each document, without BOS."""
-    return np.asarray(dataset.index(split).rows["tokens"], np.int64)
+    return np.diff(dataset.index(split).starts) - 1
 
 
 def _figures(dataset: Dataset, split: str, pieces: list[str], operators: OperatorTokens) -> dict[str, Any]:
@@ -55,7 +55,8 @@ def _figures(dataset: Dataset, split: str, pieces: list[str], operators: Operato
     counts[dataset.bos_id] = 0
     totals, lengths = dataset.manifest["splits"][split], document_lengths(dataset, split)
     sizes = np.asarray(dataset.index(split).rows["bytes"])
-    bins, documents = np.unique(np.floor(np.log2(lengths)).astype(int), return_counts=True)
+    # An export may hold empty documents: they have a bin of their own.
+    bins, documents = np.unique(np.floor(np.exp2(np.floor(np.log2(lengths + 0.5)))), return_counts=True)
     return {
         "documents": totals["documents"],
         "tokens": totals["tokens"],
@@ -65,7 +66,7 @@ def _figures(dataset: Dataset, split: str, pieces: list[str], operators: Operato
         "bytes_per_token": float(sizes.sum() / lengths.sum()),
         "document_bytes": _spread(sizes),
         "document_tokens": _spread(lengths),
-        "length_histogram": [[int(2**low), int(count)] for low, count in zip(bins, documents, strict=True)],
+        "length_histogram": [[int(low), int(count)] for low, count in zip(bins, documents, strict=True)],
         "ids_used": int((counts > 0).sum()),
         "operator_share": operators.count(map(read_shard, dataset.files(split))) / int(counts.sum()),
         "most_frequent": _most_frequent(counts, pieces),
@@ -110,7 +111,9 @@ def plot_lengths(directory: Path, path: Path) -> None:
         )
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_xlim(max(1.0, 2.0 ** np.floor(np.log2(min(int(one.min()) for one in lengths.values())))), edges[-1])
+    axes.set_xlim(
+        max(1.0, 2.0 ** np.floor(np.log2(max(1, min(int(one.min()) for one in lengths.values()))))), edges[-1]
+    )
     axes.set_xlabel("tokens of a document, without BOS")
     axes.set_ylabel("share of the split's documents, %")
     axes.set_title(f"{dataset.manifest['name']}: document lengths")

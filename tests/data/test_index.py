@@ -58,7 +58,8 @@ def test_damage_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match=r"names_val\.jsonl, line 2 cannot be read"):
         list(DocumentIndex(tmp_path, "val").names())
     whole = path.read_bytes()
-    for content in (whole[:-1], whole[:20], b""):
+    # The last cuts a bracket out of the header, which numpy's own parser leaves as a TokenError.
+    for content in (whole[:-1], whole[:20], b"", whole.replace(b"]", b"[", 1)):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"the document index .*documents_val\.npy cannot be read"):
             DocumentIndex(tmp_path, "val")
@@ -67,3 +68,9 @@ def test_damage_is_a_sentence(tmp_path):
         DocumentIndex(tmp_path, "val")
     with pytest.raises(UserError, match=r"documents_train\.npy cannot be read"):
         DocumentIndex(tmp_path, "train")
+
+
+def test_fewer_than_no_tokens_are_a_sentence(tmp_path):
+    write_index(tmp_path, "val", make_rows([b"a" * 32], [1], [-5]), "a")
+    with pytest.raises(UserError, match="is damaged: a document has fewer than no tokens"):
+        _ = DocumentIndex(tmp_path, "val").starts

@@ -312,6 +312,15 @@ def test_a_damaged_directory_is_refused_and_not_overwritten(corpus, tmp_path):
     assert tree(directory) == before
 
 
+def test_a_directory_of_another_configuration_is_not_reused(corpus, tmp_path):
+    """Shards that were linked or copied to where another configuration looks for its own (#2071)."""
+    transformed = small_config(corpus, transform=CaseOps()).prepare(tmp_path, Silent()).directory
+    plain = small_config(corpus)
+    plain.directory(tmp_path).symlink_to(transformed)
+    with pytest.raises(UserError, match=r"data.transform: prepared with kind=lossless_caps.*, the configuration says"):
+        plain.prepare(tmp_path, Silent())
+
+
 def test_two_processes_prepare_once(corpus, tmp_path):
     root = tmp_path / "root"
     running = [subprocess.Popen(child(corpus, root, 0, {}), cwd=CHECKOUT) for _ in range(2)]

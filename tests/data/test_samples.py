@@ -138,3 +138,10 @@ def test_a_table_is_refused_for_transformed_text(tokenizer):
     assert plain.tolist() == ByteTable.of(tokenizer).stream_bytes(ids).tolist()
     with pytest.raises(UserError, match="would charge the operators"):
         table_bytes(FrontEnd(CaseOps(), tokenizer), ids)
+
+
+def test_a_validation_id_beyond_the_vocabulary_is_refused(copy):
+    rewrite(copy / "val_000000.bin", beyond)
+    sign_again(copy)
+    with pytest.raises(UserError, match="the validation shards of .* hold the id 401, the vocabulary ends at 400"):
+        Dataset(copy).validation()

@@ -11,7 +11,9 @@ from pgolf.data import operators, shards
 from pgolf.data.baselines import baselines
 from pgolf.data.byte_tokenizer import Bytes
 from pgolf.data.frontend import FrontEnd
-from pgolf.data.shards import read_shard
+from pgolf.data.index import DocumentIndex, write_index
+from pgolf.data.manifest import MANIFEST, write_manifest
+from pgolf.data.shards import read_shard, write_shard
 from pgolf.data.stats import plot_lengths, stats
 from pgolf.data.transform import CaseOps
 from pgolf.errors import UserError
@@ -64,6 +66,23 @@ def test_operators_of_a_model_without_pieces_for_them_are_counted(tokenizer):
     ids = np.array(FrontEnd(CaseOps(), tokenizer).encode("the NASA iPhone \ue001"), np.uint16)
     assert len(found.pieces) == 0 and found.mask(ids).sum() == 3 * 4
     assert found.count([ids[:8], ids[8:8], ids[8:10], ids[10:]]) == 12
+
+
+def test_empty_documents_of_an_export_are_counted(copy, tmp_path):
+    path = copy / "train_000000.bin"
+    values, index = np.array(read_shard(path)), DocumentIndex(copy, "train")
+    rows, second = np.array(index.rows), int(index.starts[1])
+    values[second - 1] = 1  # The last token of the first document begins another one, which is empty.
+    write_shard(path, values)
+    rows["tokens"][0] -= 1
+    rows = np.insert(rows, 1, rows[0])
+    rows["tokens"][1] = rows["bytes"][1] = 0
+    write_index(copy, "train", rows, ["empty", *index.names()])
+    manifest = json.loads((copy / MANIFEST).read_text())
+    write_manifest(copy, {key: value for key, value in manifest.items() if key not in ("format", "files", "digest")})
+    histogram = stats(copy)["splits"]["train"]["length_histogram"]
+    assert histogram[0] == [0, 1] and sum(count for _, count in histogram) == len(rows)
+    plot_lengths(copy, tmp_path / "lengths.png")
 
 
 def test_the_plot_is_a_png_and_its_absence_a_sentence(prepared, tmp_path, monkeypatch):

@@ -523,6 +523,7 @@ def test_an_empty_document_is_found_across_blocks(copy, block, monkeypatch):
         (None, "vocab_size", 401, "vocab_size: 400 and 401"),
         (None, "bos_id", 2, "id of BOS: 1 and 2"),
         (None, "lossless", False, "lossless: True and False"),
+        (None, "recipe", None, "neither what was prepared nor what was downloaded"),
         (None, "byte_files", [], "number of byte count files"),
         (None, "byte_accounting", "lut", "a table for plain text"),
         (None, "front_end", {}, "a part is missing or of another kind (KeyError('tokenizer'))"),
@@ -538,6 +539,40 @@ def test_a_manifest_that_was_edited_and_signed_again_contradicts_itself(caseops_
     assert says in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        (["files"], "its files is no dict"),
+        (["vocab_size"], "its vocab_size is no int"),
+        (["splits", "val"], "the split val has no files"),
+        (["splits", "train", "files"], "the split train has no files"),
+        (["splits", "train", "tokens"], "the split train lacks one of the numbers"),
+        (["files", "train_000000.bin"], "the file 'train_000000.bin' has no size or no hash"),
+        (["byte_files"], "its byte_files is no list"),
+    ],
+)
+def test_a_manifest_that_lacks_a_part_is_a_sentence(copy, path, says):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    *above, last = path
+    inner = manifest
+    for key in above:
+        inner = inner[key]
+    inner[last] = None
+    del manifest["digest"]
+    (copy / MANIFEST).write_text(json.dumps(manifest | {"digest": canonical_digest(manifest)}))
+    found = failures(copy)
+    assert list(found) == ["manifest"] and says in found["manifest"]
+    with pytest.raises(UserError, match="was edited"):
+        Dataset(copy)
+
+
+def test_a_listed_shard_without_an_entry_is_a_sentence(copy):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    del manifest["files"]["train_000001.bin"], manifest["digest"]
+    (copy / MANIFEST).write_text(json.dumps(manifest | {"digest": canonical_digest(manifest)}))
+    assert "the shard 'train_000001.bin' is not among its files" in failures(copy)["manifest"]
+
+
 @pytest.mark.parametrize(("key", "value"), [("val_documents", 50_000), ("scored_tokens", 2048 * 7)])
 def test_published_figures_that_do_not_hold_are_found(published_copy, key, value):
     scored = (totals(published_copy, "val")["val"]["tokens"] - 1) // 2048 * 2048
@@ -550,7 +585,7 @@ def test_published_figures_that_do_not_hold_are_found(published_copy, key, value
 def test_bytes_charged_far_from_the_text_are_found_in_downloaded_data(published_copy, monkeypatch):
     manifest = json.loads((published_copy / MANIFEST).read_text())
     monkeypatch.setattr(verify_module, "RATIO_TOLERANCE", 0.2)
-    sign_again(published_copy, recipe=None)
+    sign_again(published_copy, recipe=None, origin={"repository": "someone/data"})
     assert failures(published_copy) == {}
     monkeypatch.setattr(FrontEnd, "decode_documents", lambda self, ids, lengths: ["x"] * len(lengths))
     assert manifest["recipe"] and "bits per byte would be wrong" in failures(published_copy)["byte ratio"]

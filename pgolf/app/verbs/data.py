@@ -147,7 +147,7 @@ def _lengths(figures: dict[str, Any], terminal: bool) -> Any:
     most = max(count for _, count in histogram)
     for smallest, count in histogram:
         bar = ("█" if terminal else "#") * max(1, round(BAR * count / most))
-        table.add_row(f"{smallest:,} .. {2 * smallest - 1:,}", f"{count:,}", bar)
+        table.add_row(f"{smallest:,} .. {max(2 * smallest - 1, 0):,}", f"{count:,}", bar)
     return table
 
 
@@ -212,7 +212,9 @@ def _directory(words: list[str], options: argparse.Namespace, screen: Screen) ->
         data, root = _data(overrides, options)
     directory = Path(named[0]) if named else data.directory(root, screen)
     if not directory.is_dir():
-        raise UserError(f"{directory} is not there: run `pgolf data prepare`, or name a prepared directory.")
+        raise UserError(
+            f"{directory} is not there: run `pgolf data prepare` (or `download`), or name a prepared directory."
+        )
     return directory, data
 
 
