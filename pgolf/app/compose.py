@@ -81,6 +81,12 @@ class Composer:
             waiting += [f"{group}/{one}" for one in self.hydra.config_loader.list_groups(group)]
         return {group: names for group, names in sorted(found.items()) if not group.startswith("hydra")}
 
+    def placed(self, group: str) -> str:
+        """The key that chooses an option of `group`: with its package where one file of the group serves several parts
+        (`quant/scheme@quant.matrix`, the first of them)."""
+        choices = self.hydra.compose_config(self.config_name, [], RunMode.RUN).hydra.runtime.choices
+        return next((str(one) for one in choices if str(one).partition("@")[0] == group), group)
+
     def _parse(self, overrides: list[str]) -> tuple[list[str], list[Refusal]]:
         legal, refusals = [], []
         for override in overrides:

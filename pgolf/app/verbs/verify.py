@@ -129,9 +129,10 @@ def _every_option(options: argparse.Namespace) -> Iterator[tuple[str, Job]]:
         for group, names in chosen.items():
             if group.partition("/")[0] in QUIET_GROUPS:
                 continue
+            key = made.placed(group)
             for name in names:
-                overrides = [f"{group}={name}"] + ([] if group == "scale" else ["scale=mini"])
-                yield f"{group}={name}", made.jobs(overrides, False)[0]
+                overrides = [f"{key}={name}"] + ([] if group == "scale" else ["scale=mini"])
+                yield f"{key}={name}", made.jobs(overrides, False)[0]
 
 
 def _step(job: Job) -> list[str]:
