@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+TIMEOUT_SECONDS = 1800.0
+
 
 class Group:
     """Rank, world size, device and the few collectives a run needs. With one process every collective is the
@@ -83,10 +85,11 @@ def alone() -> Group:
     return Group(0, 1, torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
 
 
-def join(timeout_minutes: float = 30.0) -> Group:
+def join(timeout_seconds: float = TIMEOUT_SECONDS) -> Group:
     """Join the group that torchrun describes in the environment, or be a group of one.
 
-    nccl and one GPU a process when there are GPUs, gloo otherwise.
+    nccl and one GPU a process when there are GPUs, gloo otherwise. A rank that waits for the others longer than
+    timeout_seconds ends with an error.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
@@ -95,6 +98,6 @@ def join(timeout_minutes: float = 30.0) -> Group:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=timeout_minutes))
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout_seconds))
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     return Group(dist.get_rank(), world_size, device)

@@ -1,6 +1,7 @@
 """How a run ended badly: one file per failing process, so that the first cause can be told."""
 
 import errno
+import re
 import time
 import traceback
 from dataclasses import asdict, dataclass
@@ -10,6 +11,13 @@ from pgolf.errors import UserError
 from pgolf.files import read_json, write_json
 
 FOLDER = "ranks"
+HANGS = (
+    "the processes waited for each other in vain: one of them hangs, or is much slower than the others. "
+    "The same command continues; launch.timeout_seconds says how long to wait"
+)
+ALONE = "another process of this run ended, so this one could not go on"
+TIMED_OUT = re.compile(r"timed out waiting|Timed out|timeout.*collective|wait timeout", re.IGNORECASE)
+LEFT = re.compile(r"Connection closed by peer|Connection reset by peer|Broken pipe")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -39,6 +47,8 @@ def describe(directory: Path, rank: int, error: Exception) -> Failure:
         where = f" {error.filename}" if error.filename else ""
         sentence = f"cannot write{where}: {error.strerror}. Free some space; the same command continues."
         return Failure(rank, time.time(), sentence, 1, False)
+    if (waited := _of_waiting(error)) is not None:
+        return Failure(rank, time.time(), waited, 1, False)
     try:
         with open(directory / "train.log", "a", encoding="utf-8") as log:
             log.write(f"rank {rank} failed:\n{''.join(traceback.format_exception(error))}")
@@ -46,6 +56,16 @@ def describe(directory: Path, rank: int, error: Exception) -> Failure:
     except OSError:
         logged = False  # the sentence then names no log
     return Failure(rank, time.time(), f"{type(error).__name__}: {error}", 1, logged)
+
+
+def _of_waiting(error: Exception) -> str | None:
+    """The sentence for a collective that ended without the other ranks; None for other errors."""
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not re.search(r"gloo|nccl|process group|collective", text, re.IGNORECASE):
+        return None
+    if TIMED_OUT.search(text):
+        return HANGS
+    return ALONE if LEFT.search(text) else None
 
 
 def forget(directory: Path) -> None:
@@ -56,8 +76,16 @@ def forget(directory: Path) -> None:
 
 def first(directory: Path) -> Failure | None:
     """The earliest failure; the later ones are mostly its consequences."""
-    notes = [Failure(**read_json(path)) for path in (directory / FOLDER).glob("error-*.json")]
-    return min(notes, key=lambda note: note.time, default=None)
+    return min(_notes(directory), key=lambda note: note.time, default=None)
+
+
+def ranks(directory: Path) -> set[int]:
+    """The ranks that noted a failure of their own."""
+    return {note.rank for note in _notes(directory)}
+
+
+def _notes(directory: Path) -> list[Failure]:
+    return [Failure(**read_json(path)) for path in (directory / FOLDER).glob("error-*.json")]
 
 
 def sentence(failure: Failure, directory: Path, world_size: int) -> str:

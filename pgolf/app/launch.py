@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pgolf.app import failure, identity, ranks, signals, spawn, table
+from pgolf.app import failure, identity, ranks, signals, slots, spawn, table
 from pgolf.app.check import require_valid
 from pgolf.app.compose import Job
 from pgolf.app.console import Screen
@@ -26,12 +26,21 @@ INTERRUPTION = "interrupted; the same command continues"
 
 
 class Launch:
-    """Processes on this machine. nproc: one per GPU; None: all GPUs, 1 without a GPU."""
+    """Processes on this machine. nproc: one per GPU; None: all GPUs, 1 without a GPU.
 
-    def __init__(self, *, nproc: int | None) -> None:
+    timeout_seconds: how long a process waits for the others before it says that one of them hangs.
+    share_gpus: take nproc of this machine's GPUs that no other such run uses, and wait until there are; so jobs that
+    run at the same time fill the machine. Raises ValueError for impossible numbers.
+    """
+
+    def __init__(self, *, nproc: int | None, timeout_seconds: float, share_gpus: bool) -> None:
         if nproc is not None and nproc < 1:
             raise ValueError(f"nproc={nproc} must be 1 or more, or null for all GPUs")
-        self.nproc = nproc
+        if timeout_seconds <= 0.0:
+            raise ValueError(f"timeout_seconds={timeout_seconds} must be positive")
+        if share_gpus and nproc is None:
+            raise ValueError("share_gpus=true takes nproc GPUs and leaves the others: set nproc, to 1 say")
+        self.nproc, self.timeout_seconds, self.share_gpus = nproc, timeout_seconds, share_gpus
 
     def processes(self) -> int:
         """How many processes to start."""
@@ -40,6 +49,11 @@ class Launch:
         import torch
 
         return max(1, torch.cuda.device_count())
+
+
+def launch_of(config: dict[str, Any]) -> Launch:
+    """The launch node of a resolved configuration."""
+    return Launch(**{name: value for name, value in config["launch"].items() if not name.startswith("_")})
 
 
 @dataclass(frozen=True)
@@ -107,15 +121,20 @@ def task(composed: DictConfig) -> float | None:
 
 
 def _work(request: Request, screen: Screen, lock: RunLock) -> Outcome:
-    nproc = Launch(nproc=request.config["launch"]["nproc"]).processes()
-    if nproc == 1:
+    launch = launch_of(request.config)
+    nproc = launch.processes()
+    if launch.share_gpus:
+        with slots.taken(slots.visible_gpus(), nproc, screen.say) as held:
+            screen.log(f"starting {nproc} process(es) on GPU {', '.join(held.gpus)}")
+            spawn.torchrun(request.directory, nproc, [lock.descriptor, *held.descriptors], held.gpus)
+    elif nproc == 1:
         from pgolf import distributed
         from pgolf.app.worker import work
 
         work(request.directory, distributed.alone(), screen)
     else:
         screen.log(f"starting {nproc} processes")
-        spawn.torchrun(request.directory, nproc, lock.descriptor)
+        spawn.torchrun(request.directory, nproc, [lock.descriptor])
     return conclude(request, screen)
 
 

@@ -15,7 +15,7 @@ def as_one_rank(request: "Request") -> "Outcome":
     """Do this process's part of the run; only the leader shows and notes how it ended."""
     from pgolf import distributed
 
-    group = distributed.join()
+    group = distributed.join(float(request.config["launch"]["timeout_seconds"]))
     return _lead(request, group) if group.leads else _follow(request, group)
 
 

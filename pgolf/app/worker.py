@@ -51,7 +51,7 @@ def main(run_directory: str) -> int:
     signals.die_with_parent()
     directory, group = Path(run_directory), None
     try:
-        group = distributed.join()
+        group = distributed.join(float(read_json(directory / "config.json")["launch"]["timeout_seconds"]))
         work(directory, group, Screen(directory / "train.log") if group.leads else Silent())
         group.close()
         return 0

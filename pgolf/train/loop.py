@@ -113,7 +113,8 @@ class Trainer:
         for remark in optimizers.shard(group):
             console.say(remark)
         clip, loader = copy.deepcopy(self.clip), self.batches(dataset, group)
-        session = Session(model, optimizers, self.averaging(model), clip, loader, Progress())
+        progress = Progress()
+        session = Session(model, optimizers, self.averaging(model), clip, loader, progress)
         with clock.phase("compile"):
             loss = self._prepared_loss(session, attention, group, console)
         steps = Steps(
@@ -130,23 +131,19 @@ class Trainer:
             log,
         )
         steps.resume()
-        with (
-            loader,
-            interrupts.deferred() as asked,
-            clock.phase("train"),
-            console.task("train", self.max_steps) as task,
-        ):
-            while (moment := steps.between(asked(), self.checkpoint_seconds)) is not None:
-                if validate is not None and self.validate_every and session.progress.step % self.validate_every == 0:
-                    steps.validate(validate)
-                loss_now = steps.one(moment)
-                speed = session.progress.tokens / max(clock.elapsed("train"), 1e-9)
-                task.update(session.progress.step, loss=loss_now, tokens_per_second=speed)
+        with loader:
+            with interrupts.deferred() as asked, clock.phase("train"), console.task("train", self.max_steps) as task:
+                while (moment := steps.between(asked(), self.checkpoint_seconds)) is not None:
+                    if validate is not None and self.validate_every and progress.step % self.validate_every == 0:
+                        steps.validate(validate)
+                    loss_now = steps.one(moment)
+                    speed = progress.tokens / max(clock.elapsed("train"), 1e-9)
+                    task.update(progress.step, loss=loss_now, tokens_per_second=speed)
             with clock.phase("calibrate"):
                 weights = steps.averaged(self.holdout_batches)
         steps.conclude()
         model.set_plan("looped")
-        return weights, session.progress
+        return weights, progress
 
     def course(self, plans: Sequence[str]) -> Course:
         """All schedules of a run; `plans` names the model's plans in order. ValueError as `activation`."""

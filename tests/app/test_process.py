@@ -143,6 +143,15 @@ def test_a_rank_that_is_killed_is_named(pgolf_process: Run, work: Path) -> None:
     assert result.returncode == 1 and "rank 1 was ended by SIGKILL" in result.stdout
 
 
+def test_a_rank_that_hangs_ends_the_run_after_the_timeout(pgolf_process: Run, work: Path) -> None:
+    result = pgolf_process("launch.nproc=2", "train.behaviour=hang", "train.victim=1", "launch.timeout_seconds=4")
+    assert result.returncode == 1, result.stdout
+    assert "waited for each other in vain: one of them hangs" in result.stdout
+    assert "launch.timeout_seconds" in result.stdout and "Traceback" not in result.stdout + result.stderr
+    (status,) = work.glob("runs/*/status.json")
+    assert read_json(status)["state"] == "failed" and "waited" in read_json(status)["error"]
+
+
 def torchrun(work: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What a user types: torchrun on the module itself."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pgolf"]

@@ -1,0 +1,119 @@
+"""Training runs of a few steps that the tests of this folder share. Also a program: see `main`."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgolf.console import Silent
+from pgolf.data.loaders import DocumentPackingLoader
+from pgolf.distributed import Group
+from pgolf.kernels.attend import sdpa
+from pgolf.optim.averaging import ExponentialAverage
+from pgolf.optim.clip import GlobalNorm
+from pgolf.optim.muon import Muon
+from pgolf.optim.roles import RoleOptimizers
+from pgolf.optim.schedule import MomentumRamp, Stages, Warmdown
+from pgolf.train.clock import BudgetClock
+from pgolf.train.loop import Trainer
+from tests.support import ALONE, FakeDataset, tiny_model
+
+SETTINGS: dict[str, Any] = {
+    "max_steps": 30,
+    "max_seconds": None,
+    "batch_tokens": 512,
+    "micro_batch_tokens": 256,
+    "sequence_tokens": 64,
+    "loader": DocumentPackingLoader,
+    "prefetch_batches": 2,
+    "loop_at": 0.4,
+    "clip": GlobalNorm(norm=1.0),
+    "schedule": Warmdown(fraction=0.5, floor=0.1),
+    "momentum": MomentumRamp(start=0.8, end=0.9, steps=5),
+    "averaging": partial(ExponentialAverage, decay=0.8),
+    "checkpoint_seconds": 1e9,
+}
+MUON = partial(
+    Muon,
+    lr=0.03,
+    momentum=0.9,
+    weight_decay=0.01,
+    nesterov=True,
+    row_normalise=True,
+    newton_schulz_steps=5,
+    coefficients="polar_express",
+)
+STAGED = {
+    "batch": Stages(stages=[(1024, 0.5), (2048, 1.0)]),
+    "context": Stages(stages=[(16, 0.4), (64, 1.0)]),
+    "rewarmup_steps": 3,
+    "batch_tokens": 2048,
+}
+
+
+class Spoken(Silent):
+    """A console that remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def optimisers(model: torch.nn.Module) -> RoleOptimizers:
+    adam = partial(torch.optim.AdamW, lr=0.02)
+    return RoleOptimizers(model, matrix=MUON, embedding=adam, scalar=adam, head=None, gate=None)
+
+
+def train(directory: Path, group: Group = ALONE, seed: int = 1, stop_after=None, model=None, on=None, **changes):
+    """Train on predictable text; gives averaged weights, progress, step events and the model.
+
+    on: gets every event; clock, console and validate go to `run`, other changes to the Trainer.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if group.leads and not (directory / "train_000000.bin").exists():
+        FakeDataset(directory)
+    group.barrier()
+    dataset = FakeDataset.__new__(FakeDataset)
+    dataset.train_files = sorted(directory.glob("train_*.bin"))
+    model, events = model or tiny_model(seed=seed), []
+
+    def log(event):
+        if on is not None:
+            on(event)
+        if event["event"] == "step":
+            events.append(event)
+            if stop_after is not None and event["step"] == stop_after:
+                raise KeyboardInterrupt
+
+    places = {"clock": BudgetClock(), "console": Silent(), "group": group, "log": log}
+    places |= {name: changes.pop(name) for name in ("clock", "console", "validate") if name in changes}
+    trainer = Trainer(**{**SETTINGS, **changes})
+    averaged, progress = trainer.run(model, optimisers(model), dataset, sdpa, directory / "checkpoint", **places)
+    return averaged, progress, events, model
+
+
+def losses(events) -> list[float]:
+    return [event["train_loss"] for event in events]
+
+
+def main(folder: Path, out: Path) -> None:
+    """On every rank: 20 steps under the settings of `tests/train/test_ranks.py`; the leader writes what came of it."""
+    from pgolf import distributed
+
+    torch.set_num_threads(1)
+    group, found = distributed.join(), {}
+    for name, changes in {"plain": {"batch_tokens": 1024}, "staged": STAGED}.items():
+        averaged, _, events, model = train(folder / name, group=group, max_steps=20, **changes)
+        found[name] = {"average": averaged, "losses": losses(events), "weights": dict(model.state_dict())}
+        found[name]["norms"] = [event["grad_norm"] for event in events]
+    if group.leads:
+        torch.save(found, out)
+    group.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
