@@ -170,6 +170,14 @@ def test_too_big_an_artifact_is_loud_and_a_run_without_training_has_a_table_too(
     assert "DOES NOT FIT" in table.line(summary(artifact=artifact))
 
 
+def test_a_part_of_the_text_is_never_shown_as_the_score() -> None:
+    coverage = {"policy": "max_seconds", "documents": 2, "num_documents": 12, "left_out": 6022}
+    stages = summary()["stages"]
+    part = summary(val_bpb=None, val_loss=None, stages={**stages, "final": {**stages["final"], "coverage": coverage}})
+    assert "PART OF THE TEXT (max_seconds)" in shown(part, io.StringIO())
+    assert table.line(part).startswith("NO SCORE of the validation text (max_seconds: 2 of 12 documents scored)")
+
+
 def test_on_a_terminal_it_has_colours() -> None:
     assert "\x1b[" in shown(summary(), Terminal())
 
