@@ -21,13 +21,13 @@ from typing import NamedTuple
 import numpy as np
 
 from pgolf.console import Silent
-from pgolf.data.caseops import ALLCAPS, CAPNEXT, ESC, OPERATORS, TITLE
-from pgolf.data.frontend import FrontEnd
-from pgolf.data.pretokens import Encoded
-from pgolf.data.pydocs import PythonDocs
-from pgolf.data.sentencepiece_model import Tokenizer
-from pgolf.data.tokenizer import SentencePieceTokenizer, TokenizerFile
-from pgolf.data.transform import CaseOps
+from pgolf.data.encoding.caseops import ALLCAPS, CAPNEXT, ESC, OPERATORS, TITLE
+from pgolf.data.encoding.frontend import FrontEnd
+from pgolf.data.encoding.pretokens import Encoded
+from pgolf.data.encoding.sentencepiece_model import Tokenizer
+from pgolf.data.encoding.tokenizer import SentencePieceTokenizer, TokenizerFile
+from pgolf.data.encoding.transform import CaseOps
+from pgolf.data.sources.pydocs import PythonDocs
 
 SAMPLE = 6  # The reference encodes every sixth document: it remembers nothing, so its cost per MB is the same.
 BATCH = 64

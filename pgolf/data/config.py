@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pgolf.console import Console
-from pgolf.data.agreement import differences
 from pgolf.data.dataset import Dataset
-from pgolf.data.documents import Duplicates, Placed, Source, SplitRule, in_words, place
-from pgolf.data.fingerprints import FileHashes
-from pgolf.data.frontend import FrontEnd
+from pgolf.data.encoding.frontend import FrontEnd
+from pgolf.data.encoding.sentencepiece_model import Tokenizer
+from pgolf.data.encoding.tokenizer import TokenizerConfig
+from pgolf.data.encoding.transform import Transform
 from pgolf.data.manifest import FORMAT, canonical_digest
-from pgolf.data.prepare import Preparation, build, preparation_lock, train_on, working_directory
-from pgolf.data.processes import count_cores
-from pgolf.data.sentencepiece_model import Tokenizer
-from pgolf.data.tokenizer import TokenizerConfig
-from pgolf.data.transform import Transform
+from pgolf.data.preparation.prepare import Preparation, build, preparation_lock, train_on, working_directory
+from pgolf.data.preparation.processes import count_cores
+from pgolf.data.sources.documents import Duplicates, Placed, Source, SplitRule, in_words, place
+from pgolf.data.sources.fingerprints import FileHashes
+from pgolf.data.verification.agreement import differences
 from pgolf.errors import UserError
 from pgolf.files import write_bytes
 

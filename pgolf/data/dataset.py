@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pgolf.console import Silent
-from pgolf.data.bytes import ByteTable
-from pgolf.data.frontend import FrontEnd
+from pgolf.data.encoding.bytes import ByteTable
+from pgolf.data.encoding.frontend import FrontEnd
+from pgolf.data.encoding.sentencepiece_model import Tokenizer
 from pgolf.data.index import DocumentIndex
 from pgolf.data.manifest import check_agreement, check_sizes, check_tokenizer, hash_files, read_manifest
-from pgolf.data.samples import check_samples
-from pgolf.data.sentencepiece_model import Tokenizer
 from pgolf.data.shards import Tokens, iterate_documents, read_shard
 from pgolf.data.validation import BOS_ID, ValidationSet
+from pgolf.data.verification.samples import check_samples
 from pgolf.errors import UserError
 
 SAMPLED_TOKENS = 2**16  # Validation tokens whose bytes are counted again at every start, from the ids alone.

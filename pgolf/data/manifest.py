@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.console import Console, Silent
-from pgolf.data.agreement import contradictions
 from pgolf.data.index import DocumentIndex
 from pgolf.data.shards import shard_length
+from pgolf.data.verification.agreement import contradictions
 from pgolf.errors import UserError
 from pgolf.files import read_json, sha256_bytes, sha256_file, write_json
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pgolf.data.caseops import NAMES
 from pgolf.data.dataset import Dataset
-from pgolf.data.documents import WORD_MARK
+from pgolf.data.encoding.caseops import NAMES
+from pgolf.data.encoding.operators import OperatorTokens
 from pgolf.data.manifest import SPLITS
-from pgolf.data.operators import OperatorTokens
 from pgolf.data.shards import histogram, read_shard
+from pgolf.data.sources.documents import WORD_MARK
 from pgolf.errors import UserError
 
 MOST_FREQUENT = 20

@@ -7,7 +7,7 @@ import pytest
 
 from pgolf.console import Silent
 from pgolf.data.dataset import Dataset
-from pgolf.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from pgolf.data.encoding.tokenizer import SentencePieceTokenizer, Tokenizer
 
 from .corpus import small_config, small_documents, write_corpus
 

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import settings
 
 from pgolf.data.config import DataConfig
-from pgolf.data.text import TextFiles
-from pgolf.data.tokenizer import SentencePieceTokenizer
+from pgolf.data.encoding.tokenizer import SentencePieceTokenizer
+from pgolf.data.sources.text import TextFiles
 
 # Disks are slow on shared machines: fewer examples, and no deadline for one.
 ON_DISK = settings(deadline=None, max_examples=30)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgolf.data.frontend import FrontEnd, train_front_end
+from pgolf.data.encoding.frontend import FrontEnd, train_front_end
+from pgolf.data.encoding.tokenizer import PublishedSentencePiece
+from pgolf.data.encoding.transform import CaseOps
 from pgolf.data.shards import MAGIC
-from pgolf.data.tokenizer import PublishedSentencePiece
-from pgolf.data.transform import CaseOps
 
 from .corpus import small_documents
 

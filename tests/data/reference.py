@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from pgolf.data.caseops import ALLCAPS, CAPNEXT, ESC, OPERATORS, TITLE
-from pgolf.data.frontend import FrontEnd
+from pgolf.data.encoding.caseops import ALLCAPS, CAPNEXT, ESC, OPERATORS, TITLE
+from pgolf.data.encoding.frontend import FrontEnd
 
 
 class MalformedError(Exception):

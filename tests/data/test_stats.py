@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 from pgolf.console import Silent
-from pgolf.data import operators, shards
+from pgolf.data import shards
 from pgolf.data.baselines import baselines
-from pgolf.data.byte_tokenizer import Bytes
-from pgolf.data.frontend import FrontEnd
+from pgolf.data.encoding import operators
+from pgolf.data.encoding.byte_tokenizer import Bytes
+from pgolf.data.encoding.frontend import FrontEnd
+from pgolf.data.encoding.transform import CaseOps
 from pgolf.data.index import DocumentIndex, write_index
 from pgolf.data.manifest import MANIFEST, write_manifest
 from pgolf.data.shards import read_shard, write_shard
 from pgolf.data.stats import plot_lengths, stats
-from pgolf.data.transform import CaseOps
 from pgolf.errors import UserError
 
 from .corpus import small_config, write_corpus

@@ -17,7 +17,7 @@ OPTION = f"""
 defaults:
   - transform: caseops
   - _self_
-_target_: pgolf.data.published.PublishedData
+_target_: pgolf.data.published.config.PublishedData
 name: golf
 repository: {REPOSITORY}
 variant: {CASEOPS}

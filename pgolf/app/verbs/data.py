@@ -73,7 +73,7 @@ def _verify(words: list[str], options: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from pgolf.data.verify import verify
+    from pgolf.data.verification.verify import verify
 
     screen = Screen()
     directory, data = _directory(words, options, screen)
@@ -176,7 +176,7 @@ def _train_tokenizer(words: list[str], options: argparse.Namespace) -> int:
 
 
 def _download(words: list[str], options: argparse.Namespace) -> int:
-    from pgolf.data.published import PublishedData
+    from pgolf.data.published.config import PublishedData
 
     if options.train_shards is not None:
         words = [*words, f"data.train_shards={options.train_shards}"]

@@ -5,10 +5,10 @@ Cases spell strings as lists of code points: a JSON file cannot hold every Pytho
 
 from collections.abc import Sequence
 
-from pgolf.data import caseops
-from pgolf.data.frontend import FrontEnd
-from pgolf.data.sentencepiece_model import Tokenizer
-from pgolf.data.transform import CaseOps
+from pgolf.data.encoding import caseops
+from pgolf.data.encoding.frontend import FrontEnd
+from pgolf.data.encoding.sentencepiece_model import Tokenizer
+from pgolf.data.encoding.transform import CaseOps
 from pgolf.interop.parity.case import Case, Comparison, Outcome
 
 
@@ -17,7 +17,7 @@ def strings(case: Case) -> Outcome:
 
     Strings without ids (null) are compared up to the encoding; the tokenizer is needed only where there are ids.
     The cursor-based sidecar that was shipped with #1736 charges other tokens and is not reproduced (see
-    pgolf.data.bytes); the remark counts the strings in which it differs.
+    pgolf.data.encoding.bytes); the remark counts the strings in which it differs.
     """
     compare = Comparison()
     tokenised = any(item["ids"] is not None for item in case.meta["items"])

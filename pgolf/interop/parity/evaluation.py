@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgolf.data.bytes import ByteTable
-from pgolf.data.sentencepiece_model import Tokenizer
+from pgolf.data.encoding.bytes import ByteTable
+from pgolf.data.encoding.sentencepiece_model import Tokenizer
 from pgolf.data.validation import BOS_ID
 from pgolf.interop.parity import coverage
 from pgolf.interop.parity.build import build_model

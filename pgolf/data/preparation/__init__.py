@@ -1,0 +1,1 @@
+"""Documents into a prepared directory, on every core, resumable by shard."""

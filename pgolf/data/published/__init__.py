@@ -1,0 +1,1 @@
+"""Published shards: the hub, downloading, and what is known about them."""

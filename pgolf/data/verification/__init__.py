@@ -1,0 +1,1 @@
+"""Checks of a prepared directory: everything it says is computed again."""
