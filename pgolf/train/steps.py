@@ -55,6 +55,7 @@ class Steps:
     log: Callable[[dict[str, Any]], None]
     saved_step: int = 0
     saved_at: float = 0.0
+    agreed_at: float = 0.0
 
     def resume(self) -> None:
         """Go on from the newest state that is whole, when there is one."""
@@ -63,6 +64,7 @@ class Steps:
             self.clock.seconds["train"] = self.session.restore(state, self.group)
             self.console.say(f"continuing from step {progress.step}: {self.checkpoints.path}")
         self.saved_step, self.saved_at = progress.step, self.clock.elapsed("train")
+        self.agreed_at = self.saved_at
 
     def between(self, asked_to_end: bool, checkpoint_seconds: float) -> Moment | None:
         """Agree with the other ranks on the time, write a checkpoint when one is due, and say where training stands;
@@ -70,6 +72,7 @@ class Steps:
         progress = self.session.progress
         leaders = self.clock.elapsed("train") if self.group.leads else -math.inf
         seconds, stop = self.group.largest([leaders, float(asked_to_end)])
+        self._remark_on_slowness(seconds)
         due = stop or seconds - self.saved_at >= checkpoint_seconds
         if due and progress.step > self.saved_step:
             self.save(seconds)
@@ -82,18 +85,12 @@ class Steps:
         return Moment(fraction, seconds) if fraction < 1.0 else None
 
     def save(self, seconds: float) -> None:
-        """Write a checkpoint, unless the weights are no longer numbers: the last good one must stay. UserError then."""
-        progress = self.session.progress
-        if not finite(self.session.model):
-            found = first_not_finite(self.session.model, [], lambda batch: self.loss(batch, 0))
-            raise UserError(
-                f"step {progress.step} left weights that are not numbers, first {found}: lower the learning rate of "
-                f"its role. {self._last_good()}"
-            )
+        """Write a checkpoint. UserError when the weights are no longer numbers: the last good one must stay."""
+        self._refuse_broken_weights()
         state = self.session.gathered(self.group, seconds)
         if self.group.leads:
             self.checkpoints.save(state)
-        self.saved_step, self.saved_at = progress.step, seconds
+        self.saved_step, self.saved_at = self.session.progress.step, seconds
 
     def validate(self, score: Callable[[], dict[str, float]]) -> None:
         """Score the weights as they are, off the clock."""
@@ -119,6 +116,7 @@ class Steps:
     def averaged(self, holdout_batches: int) -> Weights:
         """The averaged weights; the best of several by training text that training has not used. UserError when there
         is nothing to average."""
+        self._refuse_broken_weights()
         average = self.session.average
         if isinstance(average, SeveralDecays):
             self._choose(average, holdout_batches)
@@ -180,10 +178,23 @@ class Steps:
         event = {"event": "step", "step": progress.step, "train_loss": loss, **logged(settings), "grad_norm": grad_norm}
         times = {"fraction": moment.fraction, "seconds": seconds, "data_seconds": taken.seconds}
         self.log({**event, "tokens": progress.tokens, **times})
-        mean = moment.seconds / max(progress.step - 1, 1)
-        if (took := seconds - moment.seconds) > max(SLOW_STEP, SLOWER * mean) and progress.step > 1:
+
+    def _refuse_broken_weights(self) -> None:
+        progress = self.session.progress
+        if not finite(self.session.model):
+            found = first_not_finite(self.session.model, [], lambda batch: self.loss(batch, 0))
+            raise UserError(
+                f"step {progress.step} left weights that are not numbers, first {found}: lower the learning rate of "
+                f"its role. {self._last_good()}"
+            )
+
+    def _remark_on_slowness(self, seconds: float) -> None:
+        """Say when the time since the last agreement is out of all proportion."""
+        step, before, self.agreed_at = self.session.progress.step, self.agreed_at, seconds
+        mean = before / max(step - 1, 1)
+        if step > 1 and before > 0.0 and (took := seconds - before) > max(SLOW_STEP, SLOWER * mean):
             self.console.say(
-                f"step {progress.step} took {took:.0f} s where the ones before took {mean:.2f} s: this machine slept, "
+                f"step {step} took {took:.0f} s where the ones before took {mean:.2f} s: this machine slept, "
                 "its clock jumped or something else ran. The budget counts it."
             )
 

@@ -100,16 +100,56 @@ def losses(events) -> list[float]:
     return [event["train_loss"] for event in events]
 
 
+VARIANTS = {"plain": {"batch_tokens": 1024}, "staged": STAGED}
+CUT = 7  # the step before which `cut_off` ends
+
+
+def both(folder: Path, group: Group) -> dict[str, Any]:
+    """20 steps under each of the settings that numbers of ranks are compared with."""
+    found = {}
+    for name, changes in VARIANTS.items():
+        averaged, _, events, model = train(folder / name, group=group, max_steps=20, **changes)
+        weights = {key: value.clone() for key, value in model.state_dict().items()}
+        norms = [event["grad_norm"] for event in events]
+        found[name] = {"average": averaged, "losses": losses(events), "weights": weights, "norms": norms}
+    return found
+
+
+def cut_off(folder: Path, group: Group) -> None:
+    """A run of the plain settings that ends in step CUT + 1, with a checkpoint of step CUT."""
+    changes = {"max_steps": 20, "checkpoint_seconds": 0.0, "stop_after": CUT + 1, **VARIANTS["plain"]}
+    train(folder / "continued", group=group, **changes)
+
+
+class Ticking:
+    """A clock that ticks so many seconds a look."""
+
+    def __init__(self, tick: float) -> None:
+        self.seconds, self.tick = 0.0, tick
+
+    def __call__(self) -> float:
+        self.seconds += self.tick
+        return self.seconds
+
+
+def settings_by_the_clock(folder: Path, group: Group) -> list[list[tuple[float, str]]]:
+    """Learning rate and plan of every step of every rank, where the clocks of all but the leader run wild."""
+    clock = BudgetClock(now=Ticking(0.1 if group.leads else 86400.0))
+    budget = {"max_steps": None, "max_seconds": 6.0, "clock": clock}
+    _, _, events, _ = train(folder, group=group, **budget, **VARIANTS["plain"])
+    return group.gather([(event["lr_scale"], event["plan"]) for event in events])
+
+
 def main(folder: Path, out: Path) -> None:
-    """On every rank: 20 steps under the settings of `tests/train/test_ranks.py`; the leader writes what came of it."""
+    """On every rank: everything that `tests/train/test_ranks.py` looks at; the leader writes what came of it."""
     from pgolf import distributed
 
     torch.set_num_threads(1)
-    group, found = distributed.join(), {}
-    for name, changes in {"plain": {"batch_tokens": 1024}, "staged": STAGED}.items():
-        averaged, _, events, model = train(folder / name, group=group, max_steps=20, **changes)
-        found[name] = {"average": averaged, "losses": losses(events), "weights": dict(model.state_dict())}
-        found[name]["norms"] = [event["grad_norm"] for event in events]
+    group = distributed.join()
+    found = both(folder, group)
+    _, _, events, model = train(folder / "continued", group=group, max_steps=20, **VARIANTS["plain"])
+    found["continued"] = {"losses": losses(events), "weights": dict(model.state_dict())}
+    found["clocks"] = settings_by_the_clock(folder / "clocks", group)
     if group.leads:
         torch.save(found, out)
     group.close()

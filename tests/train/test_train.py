@@ -1,94 +1,18 @@
-"""The training loop: learns, resumes to the bit, keeps its clock, agrees over processes."""
+"""The training loop: learns, resumes to the bit, refuses what cannot be."""
 
 import threading
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 
-from pgolf.console import Silent
-from pgolf.data.loaders import (
-    CoprimeStrideLoader,
-    DocumentPackingLoader,
-    SequentialLoader,
-    ShuffledSequenceLoader,
-)
+from pgolf.data.loaders import CoprimeStrideLoader, SequentialLoader, ShuffledSequenceLoader
 from pgolf.errors import UserError
-from pgolf.kernels.attend import sdpa
 from pgolf.model.plan import Depth
-from pgolf.optim.averaging import ExponentialAverage
-from pgolf.optim.clip import GlobalNorm
-from pgolf.optim.muon import Muon
-from pgolf.optim.roles import RoleOptimizers
-from pgolf.optim.schedule import Constant, MomentumRamp, Position, Warmdown
-from pgolf.train import checkpoint
-from pgolf.train.clock import BudgetClock
+from pgolf.optim.schedule import Position
 from pgolf.train.loop import Trainer
-from tests.support import ALONE, FakeDataset, run_ranks, tiny_model
-
-SETTINGS = {
-    "max_steps": 30,
-    "max_seconds": None,
-    "batch_tokens": 512,
-    "micro_batch_tokens": 256,
-    "sequence_tokens": 64,
-    "loader": DocumentPackingLoader,
-    "prefetch_batches": 2,
-    "loop_at": 0.4,
-    "clip": GlobalNorm(norm=1.0),
-    "schedule": Warmdown(fraction=0.5, floor=0.1),
-    "momentum": MomentumRamp(start=0.8, end=0.9, steps=5),
-    "averaging": partial(ExponentialAverage, decay=0.8),
-    "checkpoint_seconds": 1e9,
-}
-MUON = partial(
-    Muon,
-    lr=0.03,
-    momentum=0.9,
-    weight_decay=0.01,
-    nesterov=True,
-    row_normalise=True,
-    newton_schulz_steps=5,
-    coefficients="polar_express",
-)
-
-
-def optimisers(model):
-    adam = partial(torch.optim.AdamW, lr=0.02)
-    return RoleOptimizers(model, matrix=MUON, embedding=adam, scalar=adam, head=None, gate=None)
-
-
-def train(directory: Path, group=ALONE, seed=1, stop_after=None, model=None, **changes):
-    """Train on predictable text; gives averaged weights, progress, events and the model."""
-    settings = {**SETTINGS, **changes}
-    directory.mkdir(parents=True, exist_ok=True)
-    if group.leads and not (directory / "train_000000.bin").exists():
-        FakeDataset(directory)
-    group.barrier()
-    dataset = FakeDataset.__new__(FakeDataset)
-    dataset.train_files = sorted(directory.glob("train_*.bin"))
-    model, events = model or tiny_model(seed=seed), []
-
-    def log(event):
-        if event["event"] != "step":
-            return
-        events.append(event)
-        if stop_after is not None and event["step"] == stop_after:
-            raise KeyboardInterrupt
-
-    averaged, progress = Trainer(**settings).run(
-        model,
-        optimisers(model),
-        dataset,
-        sdpa,
-        directory / "checkpoint",
-        group=group,
-        clock=BudgetClock(),
-        console=Silent(),
-        log=log,
-    )
-    return averaged, progress, events, model
+from tests.support import run_ranks, tiny_model
+from tests.train.small import SETTINGS, train
 
 
 def test_training_learns_and_reports(tmp_path):
@@ -175,22 +99,6 @@ def test_training_leaves_no_thread_behind(tmp_path):
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
-    path = tmp_path / "state.pgolf"
-    checkpoint.save(path, {"step": 3, "x": torch.arange(4)})
-    assert torch.equal(checkpoint.load(path)["x"], torch.arange(4))
-    good = path.read_bytes()
-    for bad in (good[:-5], good[:60] + bytes([good[60] ^ 1]) + good[61:], b"", b"something else entirely"):
-        path.write_bytes(bad)
-        with pytest.raises(UserError, match="state.pgolf is damaged.*delete it"):
-            checkpoint.load(path)
-
-
-def test_a_loss_that_is_not_a_number_stops_in_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="became.*(nan|inf).*optim.matrix.lr"):
-        train(tmp_path, clip=GlobalNorm(norm=1e30), schedule=Constant(value=1e30))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -221,36 +129,6 @@ def test_fraction_is_that_of_the_nearer_limit():
     assert course.fraction(1, 90.0) == 0.9
 
 
-RANK_PROGRAM = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from pgolf import distributed
-from tests.train.test_train import train
-group = distributed.join()
-averaged, progress, events, _ = train(Path(sys.argv[1]), group=group, max_steps=20, batch_tokens=1024)
-if group.leads:
-    torch.save({"average": averaged, "losses": [e["train_loss"] for e in events]}, sys.argv[2])
-group.close()
-"""
-
-
-def test_two_processes_train_like_one(tmp_path):
-    """Two gloo processes and one, 20 steps: the same losses and weights to tolerance."""
-    program = tmp_path / "rank.py"
-    program.write_text(RANK_PROGRAM)
-    results = []
-    for world in (1, 2):
-        out = tmp_path / f"out{world}.pt"
-        run_ranks(program, world, tmp_path / "data", out)
-        results.append(torch.load(out))
-    one, two = results
-    assert one["losses"] == pytest.approx(two["losses"], rel=1e-4)
-    for name, value in one["average"].items():
-        assert (value - two["average"][name]).norm() <= 1e-3 * value.norm() + 1e-6, name
-
-
 CUT_PROGRAM = """
 import sys
 from pathlib import Path
@@ -258,7 +136,7 @@ import torch
 torch.set_num_threads(1)
 from pgolf import distributed
 from pgolf.data.loaders import ShuffledSequenceLoader
-from tests.train.test_train import train
+from tests.train.small import train
 group = distributed.join()
 folder = Path(sys.argv[1])
 settings = dict(group=group, max_steps=12, loader=ShuffledSequenceLoader)
