@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgolf.app import build, failure, signals
-from pgolf.app.machine import prepare_process
+from pgolf.app.machine import leave, prepare_process
 from pgolf.app.tracking import NoTracker
 from pgolf.console import Console, Silent
 from pgolf.files import read_json
@@ -62,4 +62,4 @@ def main(run_directory: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    leave(main(sys.argv[1]))
