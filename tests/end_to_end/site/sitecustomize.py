@@ -5,9 +5,21 @@ writes MARKER and waits for a signal. So a test can kill or interrupt a run at a
 """
 
 import os
+import select
+import signal
 import sys
-import time
 from pathlib import Path
+
+
+def wait_for_a_signal(marker: Path) -> None:
+    """Write the marker and wait; whether the signal's handler raises or only notes it, the waiting ends."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    marker.write_text(str(os.getpid()))
+    while not select.select([reader], [], [], 0.02)[0]:
+        pass
+    signal.set_wakeup_fd(-1)
 
 
 def install(name: str, count: int, marker: Path) -> None:
@@ -19,9 +31,7 @@ def install(name: str, count: int, marker: Path) -> None:
         if event == "os.rename" and os.path.basename(arguments[1]) == name:
             seen += 1
             if seen == count:
-                marker.write_text(str(os.getpid()))
-                while True:
-                    time.sleep(0.02)
+                wait_for_a_signal(marker)
 
     sys.addaudithook(hook)
 

@@ -1,0 +1,69 @@
+"""Two processes train, and one is killed, all are asked to end, the newest checkpoint is damaged: the same command goes
+on to the same result."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pgolf.files import read_json
+
+from .conftest import SITE, Ground, environment, only, pgolf
+
+
+def _held(marker: Path, count: int, *arguments: str) -> subprocess.Popen[str]:
+    """A run that waits before it writes its `count`-th checkpoint; the marker names the waiting process."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pgolf", *arguments],
+        env=environment(f"state.pgolf:{count}:{marker}"),
+        cwd=SITE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    for _ in range(6000):
+        if marker.exists() or child.poll() is not None:
+            break
+        time.sleep(0.02)
+    assert marker.exists(), child.communicate()[0]
+    return child
+
+
+def test_two_processes_survive_what_happens_to_them(ground: Ground, finished: Path, tmp_path: Path) -> None:
+    job = ground.job(tmp_path / "runs", "launch.nproc=2")
+
+    marker = tmp_path / "first"
+    child = _held(marker, 3, *job)
+    os.kill(int(marker.read_text()), signal.SIGKILL)
+    shown, _ = child.communicate(timeout=90)
+    assert child.returncode == 1 and "pgolf: rank 0 was ended by SIGKILL" in shown and "Traceback" not in shown
+    directory = only(tmp_path / "runs")
+    assert read_json(directory / "status.json")["state"] == "failed"
+
+    child = _held(tmp_path / "second", 2, *job)
+    child.send_signal(signal.SIGTERM)  # to the parent, as a scheduler does
+    shown, _ = child.communicate(timeout=90)
+    assert child.returncode == 130 and "Traceback" not in shown, shown
+    assert "continuing from step 2" in shown and "asked to end: step " in shown
+    assert shown.rstrip().endswith("interrupted; the same command continues.")
+    assert read_json(directory / "status.json")["error"] == "interrupted; the same command continues"
+
+    newest = directory / "checkpoint" / "state.pgolf"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    last = pgolf(*job)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert "state.pgolf is damaged: continuing from the state before it" in last.stdout
+    assert (directory / "checkpoint" / "damaged.pgolf").is_file()
+    result, alone = (read_json(folder / "summary.json") for folder in (directory, finished))
+    assert result["val_bpb"] == pytest.approx(alone["val_bpb"], abs=1e-3)
+    assert result["train"]["steps"] == alone["train"]["steps"] and result["train"]["tokens"] == alone["train"]["tokens"]
+    assert set(result["phases"]["training"]) == {"compile", "train", "calibrate", "quantise", "pack"}
+    assert result["phases"]["training"]["train"] == pytest.approx(result["train"]["seconds"])
+    assert set(result["phases"]["scoring"]) == {"load", "compile", "precompute", "score"}
