@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pgolf.errors import UserError
 from pgolf.files import write_bytes
-from pgolf.report import plots, sections
+from pgolf.report import plots, sections, settings
 from pgolf.report.comparison import Group, check_denominator, make_groups
 from pgolf.report.page import Section, render_page
 from pgolf.report.runs import Found, Run, find_runs
@@ -107,9 +107,11 @@ def _detail(run: Run, group: Group, out: Path, stem: str, every_run: bool) -> Se
             f"{len(group.runs) - 1} more seed(s) of this group are in the tables above; "
             "--every-run draws their plots too."
         )
+    section.warnings.extend(f"Planned and never reached: {text}." for text in settings.never_happened(run))
     drawn = [
         (plots.stage_bpb(run, out / f"stages-{stem}.png"), "Bits per byte of every stage"),
         (plots.schedule(run, out / f"schedule-{stem}.png"), "Learning rate and recurrence switch"),
+        (settings.settings(run, out / f"settings-{stem}.png"), "Every schedule, planned and actual"),
         (_documents(run, out / f"documents-{stem}.png", section), "Documents over their length"),
         (plots.stage_seconds(run, out / f"seconds-{stem}.png"), "Seconds per stage"),
     ]
