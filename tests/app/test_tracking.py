@@ -2,6 +2,7 @@
 
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,21 @@ class Said:
         raise AssertionError(title)
 
 
-def read_back(folder: Path) -> list[Any]:
-    """The records of the one offline wandb run below a directory."""
+def read_back(folder: Path, patience: float = 60.0) -> list[Any]:
+    """The records of the one offline wandb run below a directory.
+
+    Another process writes them, and on a busy machine it is not through when the run is finished: they are complete
+    when the last kind, the exit, is there.
+    """
     from wandb.proto.wandb_internal_pb2 import Record
 
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    return [Record.FromString(data) for data in log_entries(path.read_bytes())]
+    end = time.monotonic() + patience
+    while True:
+        records = [Record.FromString(data) for data in log_entries(path.read_bytes())]
+        if any(one.WhichOneof("record_type") == "exit" for one in records) or time.monotonic() > end:
+            return records
+        time.sleep(0.1)
 
 
 def log_entries(data: bytes) -> Iterator[bytes]:
@@ -49,6 +59,8 @@ def log_entries(data: bytes) -> Iterator[bytes]:
             position += block - position % block
             continue
         length, kind = struct.unpack_from("<HB", data, position + 4)
+        if position + 7 + length > len(data):  # still being written
+            return
         entry += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):
