@@ -8,11 +8,20 @@ import os
 import select
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 
 def wait_for_a_signal(marker: Path) -> None:
-    """Write the marker and wait; whether the signal's handler raises or only notes it, the waiting ends."""
+    """Write the marker and wait; whether the signal's handler raises or only notes it, the waiting ends.
+
+    Signals reach the main thread alone: another thread waits to be killed with its process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        marker.write_text(str(os.getpid()))
+        time.sleep(120.0)
+        return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
