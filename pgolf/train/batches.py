@@ -75,7 +75,9 @@ def batch_loss(
     packing = None
     if batch.cu_seqlens is not None:
         packing = Packing.from_cu_seqlens(batch.cu_seqlens, longest).to(device)
-    inputs, targets = (tokens.to(device, non_blocking=True) for tokens in (batch.inputs, batch.targets))
+    # flattened first: a packed row keeps the stride of what it was cut from, and a graph is compiled for its strides
+    rows = (tokens.flatten().view(tokens.shape) for tokens in (batch.inputs, batch.targets))
+    inputs, targets = (tokens.to(device, non_blocking=True) for tokens in rows)
     return loss(model, inputs, targets, Context(attention, packing))
 
 

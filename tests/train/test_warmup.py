@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pgolf.data.loaders import DocumentPackingLoader, SequentialLoader
 from pgolf.errors import UserError
 from pgolf.optim.schedule import Stages
 from pgolf.train.warmup import Warmup, synthetic
@@ -45,12 +46,22 @@ def test_every_shape_that_occurs_is_rehearsed(tmp_path, monkeypatch):
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
-def test_graphs_of_the_compiler_train_alike(tmp_path, monkeypatch):
-    original = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function: original(function, backend="eager"))
-    _, _, events, _ = train(tmp_path, max_steps=4)
-    _, _, graphs, _ = train(tmp_path, max_steps=4, compile=True)
-    assert losses(graphs) == pytest.approx(losses(events), rel=1e-5)
+@pytest.mark.parametrize("loader", [DocumentPackingLoader, SequentialLoader])
+def test_graphs_of_the_compiler_train_alike_and_all_are_made_before_the_first_step(tmp_path, monkeypatch, loader):
+    original, graphs, before = torch.compile, [], []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function: original(function, backend=backend))
+    torch._dynamo.reset()
+    _, _, events, _ = train(tmp_path, max_steps=4, loader=loader)
+    _, _, compiled, _ = train(
+        tmp_path, max_steps=4, loader=loader, compile=True, on=lambda event: before.append(len(graphs))
+    )
+    assert losses(compiled) == pytest.approx(losses(events), rel=1e-5)
+    assert set(before) == {2}  # one graph for each plan
 
 
 def test_a_compiler_that_fails_is_said_or_refused(tmp_path, monkeypatch):
