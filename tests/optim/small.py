@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pgolf.app.machine import leave
 from pgolf.distributed import Group, join
 from pgolf.model.roles import Linear, Part, constant, initialise, normal
 from pgolf.optim import banks, muon
@@ -121,3 +122,4 @@ def main(out: Path, variants: list[str]) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2].split(","))
+    leave(0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pgolf.app.machine import leave
 from pgolf.console import Silent
 from pgolf.data.loaders import DocumentPackingLoader
 from pgolf.distributed import Group
@@ -157,3 +158,4 @@ def main(folder: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))
+    leave(0)

@@ -135,6 +135,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from pgolf import distributed
+from pgolf.app.machine import leave
 from pgolf.data.loaders import ShuffledSequenceLoader
 from tests.train.small import train
 group = distributed.join()
@@ -149,6 +150,7 @@ rest, _, tail, _ = train(folder / "cut", checkpoint_seconds=0.0, **settings)
 assert [event["train_loss"] for event in tail] == [event["train_loss"] for event in events[5:]]
 assert all(torch.equal(whole[name], rest[name]) for name in whole)
 group.close()
+leave(0)
 """
 
 

@@ -9,11 +9,11 @@ from tests.support import ALONE, documents, run_ranks
 from tests.ttt.strategies import phased, run
 
 RANK_PROGRAM = """
-import os
 import sys
 import numpy as np, torch
 torch.set_num_threads(1)
 from pgolf import distributed
+from pgolf.app.machine import leave
 from pgolf.ttt.fixed import Chunked, Sliding
 from tests.ttt.strategies import phased, run, score_first_sgd
 from tests.support import documents
@@ -39,9 +39,7 @@ assert group.gather(timed.total()) == [timed.total()] * group.world_size
 if group.leads:
     np.savez(sys.argv[1], **found)
 group.close()
-sys.stdout.flush()
-# torch's own threads abort about one process in twelve while a finished interpreter is torn down: do without that
-os._exit(0)
+leave(0)
 """
 
 
