@@ -10,6 +10,7 @@ from pgolf.model.context import HEAD_SLOT, PLAIN, Context
 from pgolf.model.embedding import Embedding, EmbeddingInit
 from pgolf.model.head import TiedHead, UntiedHead
 from pgolf.model.lanes import Wiring
+from pgolf.model.mup import WidthScaling, scale_initial_values
 from pgolf.model.norm import RMSNorm, rms_norm
 from pgolf.model.plan import Depth, LayerPlan, Pass
 from pgolf.model.precision import Precision
@@ -25,7 +26,8 @@ class GPT(Part):
     embedding_init: see `Embedding`. layer_scale, mix_init: see `Block`. skip_gates: learned sigmoid gate on each U-Net
     skip. depth, attention, mlp: the parts that every model has. smear: optional gate on the embedding. lanes: optional
     wiring of late layers. head: made as head(vocab_size, dim). softcap: optional cap on the logits,
-    made as softcap(vocab_size). precision: dtypes; None keeps parameters in float32, with bf16 autocast on a GPU.
+    made as softcap(vocab_size). precision: dtypes; None keeps parameters in float32, with bf16 autocast on a GPU. mup:
+    optional scaling of initial values and logits with the width; RoleOptimizers has to be given the same.
 
     Raises ValueError when dim is below 1, embedding_std negative, or qk_gain a list of another length than the layers.
     """
@@ -53,6 +55,7 @@ class GPT(Part):
         precision: Precision | None = None,
         mix_init: MixInit = "stream",
         embedding_init: EmbeddingInit = "normal",
+        mup: WidthScaling | None = None,
     ) -> None:
         super().__init__()
         if dim < 1 or embedding_std < 0:
@@ -83,6 +86,11 @@ class GPT(Part):
         self.softcap = softcap(vocab_size) if softcap is not None else None
         self.precision = precision if precision is not None else Precision(parameters={}, autocast="bfloat16")
         initialise(self, seed)
+        self.base_model_dim = mup.base_model_dim if mup is not None else None
+        self.logit_multiplier: float | None = None
+        if mup is not None:
+            scale_initial_values(self, mup)
+            self.logit_multiplier = mup.logit_multiplier(dim) if isinstance(self.head, TiedHead) else None
         self.precision.apply(self)
 
     @property
@@ -135,6 +143,8 @@ class GPT(Part):
 
     def logits(self, hidden: Tensor, context: Context = PLAIN) -> Tensor:
         """hidden [B, T, dim] -> fp32 logits [B, T, vocab_size], capped where the model has a softcap."""
+        if self.logit_multiplier is not None:
+            hidden = hidden * self.logit_multiplier
         scores = self.head(hidden, self.tok_emb.weight, context)
         return self.softcap(scores) if self.softcap is not None else scores.float()
 

@@ -7,6 +7,7 @@ moves no other parameter's initial value.
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -35,13 +36,20 @@ def normal(std: float) -> Init:
     return fill
 
 
+@dataclass(frozen=True)
+class Orthogonal:
+    """A (semi-)orthogonal matrix times `gain`; a kind of its own, because its norm is right at every width."""
+
+    gain: float = 1.0
+
+    def __call__(self, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fill a matrix in place."""
+        nn.init.orthogonal_(tensor, self.gain, generator=generator)
+
+
 def orthogonal(gain: float = 1.0) -> Init:
     """A (semi-)orthogonal matrix times `gain`."""
-
-    def fill(tensor: Tensor, generator: torch.Generator) -> None:
-        nn.init.orthogonal_(tensor, gain, generator=generator)
-
-    return fill
+    return Orthogonal(gain)
 
 
 class Part(nn.Module):
@@ -75,7 +83,8 @@ class Linear(Part):
         return nn.functional.linear(x, self.weight.to(x.dtype))
 
 
-def _declared(model: nn.Module) -> dict[str, tuple[Part, str]]:
+def declared(model: nn.Module) -> dict[str, tuple[Part, str]]:
+    """The part of every parameter and its name there, by full name. Raises ValueError for one without a role."""
     found = {}
     for prefix, module in model.named_modules():
         if isinstance(module, Part):
@@ -89,7 +98,7 @@ def _declared(model: nn.Module) -> dict[str, tuple[Part, str]]:
 
 def parameter_roles(model: nn.Module) -> dict[str, str]:
     """Role of every parameter by its full name. Raises ValueError when one was made without a role."""
-    return {name: module.roles[local] for name, (module, local) in _declared(model).items()}
+    return {name: module.roles[local] for name, (module, local) in declared(model).items()}
 
 
 def stream(seed: int, name: str) -> torch.Generator:
@@ -101,7 +110,7 @@ def stream(seed: int, name: str) -> torch.Generator:
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
     """Give every parameter its initial value from its own stream. On the meta device this does nothing."""
-    for name, (module, local) in _declared(model).items():
+    for name, (module, local) in declared(model).items():
         parameter = getattr(module, local)
         if parameter.is_meta:
             continue

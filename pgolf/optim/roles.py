@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from pgolf.distributed import Group
+from pgolf.model.mup import Kind, WidthScaling, width_of
 from pgolf.model.roles import ROLES, parameter_roles
 from pgolf.optim.muon import Muon
-from pgolf.optim.mup import Kind, WidthScaling, width_of
 
 OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
@@ -32,8 +32,9 @@ class RoleOptimizers:
     """The optimisers of a model by parameter role.
 
     rules: exceptions by name, of which the first that matches a parameter holds. mup: learning rates relative to a base
-    width. Raises ValueError when the model has parameters of a role that has no optimiser (a published record trained
-    with gates that were in no optimiser), when a rule matches nothing or names an option that the optimiser lacks.
+    width; the model must have been made with it too. Raises ValueError when the model has parameters of a role that has
+    no optimiser (a published record trained with gates that were in no optimiser), when a rule matches nothing or names
+    an option that the optimiser lacks.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class RoleOptimizers:
                     f"optim.{role} is absent but the model has {len(names)} parameters of that role ({names[0]}, ...)"
                 )
             self.optimizers[role] = _grouped(factory, names, named, rule_of)
+        _refuse_half_scaled(model, mup)
         if mup is not None:
             _scale_learning_rates(self.optimizers, named, roles, mup, width_of(model))
         self._names = {parameter: name for name, parameter in named.items()}
@@ -170,6 +172,17 @@ def _grouped(
                 f"the rule {rule.pattern!r} sets {', '.join(sorted(unknown))}; {type(optimizer).__name__} takes {takes}"
             )
     return optimizer
+
+
+def _refuse_half_scaled(model: nn.Module, mup: WidthScaling | None) -> None:
+    """ValueError unless a model's initial values and logits follow the same width as its learning rates."""
+    rates = mup.base_model_dim if mup is not None else None
+    values = getattr(model, "base_model_dim", rates)
+    if values != rates:
+        raise ValueError(
+            f"muP scales both or neither: model.mup has base_model_dim={values}, optim.mup has {rates}. Choose "
+            "optim/mup=width, and let model.mup be ${optim.mup}"
+        )
 
 
 def _scale_learning_rates(

@@ -10,7 +10,7 @@ from pgolf.app import build
 from pgolf.app.compose import composer
 from pgolf.optim.clip import GlobalNorm
 from pgolf.optim.exchange import GradientExchange
-from pgolf.optim.mup import WidthScaling
+from pgolf.model.mup import WidthScaling
 from pgolf.optim.roles import NameRule
 from tests.optim.small import DIM, Net, backward, optimisers
 from tests.support import ALONE, GOLDEN
@@ -126,11 +126,11 @@ def test_exchange_of_one_clips_like_torch_and_reports_the_norm_before():
 
 
 def test_mup_multiplies_learning_rates_by_role_and_input():
-    plain, scaled = optimisers(Net()), optimisers(Net(), mup=WidthScaling(base_width=DIM // 2))
+    plain, scaled = optimisers(Net()), optimisers(Net(), mup=WidthScaling(base_model_dim=DIM // 2))
     ratio = {row["name"]: row["lr"] / row_of(plain, row["name"])["lr"] for row in scaled.table()}
     assert ratio["embedding"] == ratio["gain"] == ratio["up.0.weight"] == 1.0  # Muon's updates know their shape
     assert ratio["head.weight"] == ratio["gate"] == 0.5
-    same = optimisers(Net(), mup=WidthScaling(base_width=DIM))
+    same = optimisers(Net(), mup=WidthScaling(base_model_dim=DIM))
     assert same.table() == plain.table()
     scaled.schedule(0.5, None)
     assert row_of(scaled, "head.weight")["lr"] == 0.01 * 0.5 * 0.5
