@@ -49,6 +49,8 @@ class Coverage:
 
 
 EVERY_TOKEN = "every_token"
+SUMMING_TOLERANCE = 1e-9
+"""Relative; a running sum of float64 and an exact one differ by less."""
 SCAN = 4096
 """Positions that are looked at together when a document's next one is sought."""
 
@@ -65,19 +67,27 @@ class Ledger:
     def __init__(self, validation: ValidationSet) -> None:
         count = len(validation.tokens)
         self.token_bytes = validation.token_bytes.astype(np.int64)
+        self.token_bytes.flags.writeable = False
         self.starts = validation.document_starts.astype(np.int64)
         self.ends = np.append(self.starts[1:] + 1, count)
         self._spans = list(zip(self.starts + 1, self.ends, strict=True))
         self.left_out = np.zeros(count, dtype=bool)
         self.policy = EVERY_TOKEN
         self._opened = (0, 0)
-        self.nats = np.full(count, np.nan)
+        self._nats = np.full(count, np.nan)
         self.order = np.full(count, -1, dtype=np.int64)
         self.phase = np.full(count, -1, dtype=np.int64)
         self._next = self.starts + 1
         self._written = 0
         self._fresh = np.zeros(count, dtype=bool)
         self._running = [0, 0, 0.0]
+
+    @property
+    def nats(self) -> np.ndarray:
+        """float64 [n]: what each position cost, NaN where it has no entry. Read-only: entries are added by `write`."""
+        shown = self._nats.view()
+        shown.flags.writeable = False
+        return shown
 
     @property
     def num_documents(self) -> int:
@@ -148,7 +158,7 @@ class Ledger:
             )
         if not np.isfinite(nats).all():
             raise RuleBroken("C2", f"positions [{start}, {end}) of document {document} have no finite cost")
-        self.nats[start:end] = nats
+        self._nats[start:end] = nats
         self.order[start:end] = self._written + np.arange(len(nats))
         self.phase[start:end] = phase
         self._advance(document)
@@ -185,7 +195,7 @@ class Ledger:
         if np.isfinite(self.nats[new & ~self._fresh]).any():
             raise RuleBroken("C4", "a position that was scored before was scored again by another process")
         others = new & ~self._fresh
-        self.nats[new], self.order[new], self.phase[new] = nats[new], order[new], phase[new]
+        self._nats[new], self.order[new], self.phase[new] = nats[new], order[new], phase[new]
         self._count(others)
         self._fresh[:] = False
         for document in range(len(self.starts)):
@@ -219,9 +229,21 @@ class Ledger:
         return bool((self._next == self.ends).all())
 
     def total(self) -> Total:
-        """Tokens, bytes and nats of everything scored so far, summed exactly."""
+        """Tokens, bytes and nats of everything scored so far, summed exactly.
+
+        Raises RuleBroken (C4) when that is not what was entered: entries were changed afterwards.
+        """
         scored = np.isfinite(self.nats)
-        return Total(int(scored.sum()), int(self.token_bytes[scored].sum()), math.fsum(self.nats[scored]))
+        total = Total(int(scored.sum()), int(self.token_bytes[scored].sum()), math.fsum(self.nats[scored]))
+        entered = self.running()
+        apart = abs(total.nats - entered.nats) > SUMMING_TOLERANCE * max(1.0, abs(entered.nats))
+        if apart or (total.tokens, total.bytes) != (entered.tokens, entered.bytes):
+            raise RuleBroken(
+                "C4",
+                f"the ledger holds {total.tokens} entries of {total.nats:.6f} nats over {total.bytes} bytes, but "
+                f"{entered.tokens} of {entered.nats:.6f} over {entered.bytes} were entered: it was edited afterwards",
+            )
+        return total
 
     def per_document(self) -> dict[str, np.ndarray]:
         """One row per document: tokens, bytes, nats, order (of its first entry), phase (of its last).

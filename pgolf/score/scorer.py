@@ -3,7 +3,8 @@ has been scored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from pgolf.data.validation import ValidationSet
 from pgolf.distributed import Group
 from pgolf.score.ledger import EVERY_TOKEN, Coverage, Ledger, RuleBroken, Total
+from pgolf.score.mixture import Experts, Gain, Mixture
 
 # How far the probabilities handed in may miss 1, in nats (an fp32 log-softmax over 8192 tokens misses by about 1e-6).
 NORMALISATION_TOLERANCE = 1e-4
@@ -72,7 +74,17 @@ class Scorer:
         self.group = group
         self._observer = observer
         self._refusal: RuleBroken | None = None
+        self._mixture: Mixture | None = None
         self.documents = "isolated"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """A copy would be a second ledger, to try things out on: there is one pass."""
+        raise self._refuse("C4", "a scorer cannot be copied: the text is scored once, and not tried out on a copy first")
+
+    @property
+    def refusal(self) -> RuleBroken | None:
+        """Why nothing that this scorer says counts any more; None while nothing was refused."""
+        return self._refusal
 
     @property
     def num_documents(self) -> int:
@@ -94,6 +106,22 @@ class Scorer:
         """
         self.ledger.join()
         self.documents = "joined"
+
+    def mix(self, experts: Experts | None) -> None:
+        """From now on `experts` are mixed into every distribution before it is charged; None or none of them: nothing.
+
+        Only before anything is scored (ValueError).
+        """
+        if self.ledger.running().tokens:
+            raise ValueError("experts can be mixed in only before anything is scored")
+        self._mixture = Mixture(experts, self._starts) if experts else None
+
+    def gains(self) -> dict[str, Gain]:
+        """What each expert did, over all processes of the group, which must ask together."""
+        found = self._mixture.gains if self._mixture is not None else {}
+        sums = torch.tensor([[gain.positions, gain.nats] for gain in found.values()], dtype=torch.float64)
+        totals = self.group.sum_(sums.to(self.group.device)).tolist() if found else []
+        return {name: Gain(int(positions), nats) for name, (positions, nats) in zip(found, totals, strict=True)}
 
     def open(self, start: int, end: int) -> None:
         """Announce that positions [start, end) are scored next under one state of the model, in any order and shared
@@ -134,6 +162,7 @@ class Scorer:
         window's length.
 
         log_probs [B, C, V]: log of a full distribution for each scored position, row b aligned at its score_start.
+        With experts (`mix`), what is charged is theirs, and what is returned is the cost without them, to learn from.
         Raises RuleBroken (C2) when one does not add up to 1, (C4) when a position was scored before or skipped.
         """
         longest = max(window.length for window in windows)
@@ -144,13 +173,14 @@ class Scorer:
         columns = torch.arange(log_probs.shape[1], device=log_probs.device)
         lengths = torch.tensor([window.length for window in windows], device=log_probs.device)
         valid = columns < lengths[:, None]
-        self._check_normalised(log_probs, valid)
+        charged = log_probs if self._mixture is None else self._mixed(self._mixture, windows, log_probs)
+        self._check_normalised(charged, valid)
         if self._observer is not None:
-            self._observer.scored(windows, log_probs.detach())
+            self._observer.scored(windows, charged.detach())
         targets = self._padded([self._tokens[w.score_start : w.score_end] for w in windows], log_probs.shape[1])
-        nats = -log_probs.gather(-1, targets[..., None]).squeeze(-1).float()
-        nats = torch.where(valid, nats, 0.0)
-        entries = nats.detach().double().cpu().numpy()
+        nats = _cost(log_probs, targets, valid)
+        costs = nats if charged is log_probs else _cost(charged, targets, valid)
+        entries = costs.detach().double().cpu().numpy()
         for row, window in enumerate(windows):
             try:
                 self.ledger.write(window.document, window.score_start, entries[row, : window.length], phase)
@@ -186,6 +216,21 @@ class Scorer:
             raise RuleBroken("C4", "some positions were never scored")
         return self.ledger.total()
 
+    def _mixed(self, mixture: Mixture, windows: Sequence[Window], log_probs: Tensor) -> Tensor:
+        """`log_probs` with the experts' part; they are given each token after they were asked about its position."""
+        targets = [self._tokens[window.score_start : window.score_end].tolist() for window in windows]
+        try:
+            return mixture.mix(windows, log_probs, targets, [partial(self._context, w.document) for w in windows])
+        except RuleBroken as broken:
+            self._refusal = broken
+            raise
+
+    def _context(self, document: int, start: int, end: int) -> list[int]:
+        """Tokens [start, end) of `document`, when they may be read as context; RuleBroken (C3) otherwise."""
+        if not self.ledger.readable(document, start, end):
+            raise self._refuse("C3", f"experts asked for tokens [{start}, {end}), which were not scored yet")
+        return [int(token) for token in self._tokens[start:end]]
+
     def _padded(self, rows: Sequence[Tensor], width: int | None = None) -> Tensor:
         out = torch.zeros(len(rows), width or max(len(row) for row in rows), dtype=torch.int64)
         for index, row in enumerate(rows):
@@ -207,3 +252,9 @@ class Scorer:
             )
         if not bool(torch.isfinite(judged).all(dim=-1)[valid].all()):
             raise self._refuse("C2", "a distribution gives some token no chance at all (log-probability not finite)")
+
+
+def _cost(log_probs: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """Nats [B, C] of targets int64 [B, C] under log_probs [B, C, V]; 0 where not valid."""
+    nats = -log_probs.gather(-1, targets[..., None]).squeeze(-1).float()
+    return torch.where(valid, nats, 0.0)
