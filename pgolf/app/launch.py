@@ -11,13 +11,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from pgolf import register
 from pgolf.app import failure, identity, ranks, signals, slots, spawn, table
 from pgolf.app.check import require_valid
 from pgolf.app.compose import Job
 from pgolf.app.console import Screen
 from pgolf.app.lock import NotOurs, RunLock
 from pgolf.app.plain import job_config
-from pgolf.digest import digest
+from pgolf.digest import digest, group_digest
 from pgolf.errors import UserError
 from pgolf.files import read_json, remove_temporaries, write_bytes, write_json
 
@@ -171,7 +172,7 @@ def prepare(request: Request, screen: Screen, lock: RunLock) -> Outcome | None:
         screen.say(f"run directory {directory}")
     failure.forget(directory)
     remove_temporaries(directory)
-    _write_start(request, wanted, screen)
+    _write_start(request, screen)
     return None
 
 
@@ -187,13 +188,22 @@ def read_status(directory: Path) -> dict[str, Any]:
     return dict(read_json(path)) if path.exists() else {}
 
 
-def write_status(directory: Path, state: str, wanted: str, error: str | None) -> None:
-    """Set the state, keeping the stage that the run itself noted."""
-    stage = read_status(directory).get("stage")
+def write_status(request: Request, state: str, error: str | None) -> None:
+    """Set the state, keeping the stage that the run itself noted, and note it in the register of the folder."""
+    directory, config = request.directory, request.config
+    stage, wanted = read_status(directory).get("stage"), digest(config)
     write_json(
         directory / "status.json",
         {"state": state, "stage": stage, "digest": wanted, "error": error},
     )
+    facts = {
+        "group": group_digest(config),
+        "digest": wanted,
+        "seed": config["seed"],
+        "name": config["name"],
+        "overrides": request.overrides,
+    }
+    register.note(directory, state, facts, error)
 
 
 def _move_aside(directory: Path) -> Path:
@@ -204,7 +214,7 @@ def _move_aside(directory: Path) -> Path:
     return kept
 
 
-def _write_start(request: Request, wanted: str, screen: Screen) -> None:
+def _write_start(request: Request, screen: Screen) -> None:
     directory, config = request.directory, request.config
     composed = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
     write_json(directory / "config.json", config)
@@ -219,13 +229,13 @@ def _write_start(request: Request, wanted: str, screen: Screen) -> None:
         known["earlier"] = [*known.get("earlier", []), earlier]
     source = {"source": str(request.source), "requantise": request.requantise} if request.source else {}
     write_json(directory / "run.json", {**known, **now, **source})
-    write_status(directory, "running", wanted, None)
+    write_status(request, "running", None)
 
 
 def conclude(request: Request, screen: Screen) -> Outcome:
     """Note that the run is done and show its result."""
     summary = read_json(request.directory / "summary.json")
-    write_status(request.directory, "done", digest(request.config), None)
+    write_status(request, "done", None)
     table.show(summary, screen)
     screen.log(table.line(summary))
     valid = summary["audit"]["verdict"] == "pass"
@@ -244,7 +254,7 @@ def guarded(request: Request, screen: Screen, action: Callable[[], Outcome], one
         other = failure.first(directory) if one_of_many else None
         if other is not None:
             return _failed(request, screen, failure.sentence(other, directory, 2), other.exit_status)
-        write_status(directory, "failed", digest(request.config), INTERRUPTION)
+        write_status(request, "failed", INTERRUPTION)
         screen.say(f"{INTERRUPTION}.")
         return Outcome("interrupted", INTERRUPTION, INTERRUPTED)
     except NotOurs as refusal:
@@ -260,7 +270,7 @@ def guarded(request: Request, screen: Screen, action: Callable[[], Outcome], one
 def _failed(request: Request, screen: Screen, sentence: str, exit_status: int) -> Outcome:
     screen.say(f"pgolf: {sentence}")
     try:
-        write_status(request.directory, "failed", digest(request.config), sentence)
+        write_status(request, "failed", sentence)
     except UserError:  # the disk is full: the directory still says that the run is not done
         screen.show("There was no room to note this in status.json; the same command continues.")
     return Outcome("failed", sentence, exit_status)

@@ -7,20 +7,23 @@ from pathlib import Path
 from pgolf.errors import UserError
 from pgolf.files import write_json
 from pgolf.report import statistics
+from pgolf.report.comparability import Allowed, check_data
 from pgolf.report.comparison import (
     AS_APPLIED_ALPHA,
+    CAUTIOUS_NATS,
     README_ALPHA,
     Comparison,
     Group,
     as_json,
-    check_data,
     compare_groups,
     make_groups,
 )
+from pgolf.report.matched import tokens_per_second
 from pgolf.report.runs import Found, find_runs
 from pgolf.report.tables import text_table
 
 COLUMNS_AT_ONCE = 3
+AFTER_TRAINING = frozenset({"ttt", "quant", "audit", "kernels"})  # what `pgolf eval` can change without training
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,12 +31,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     left, right = find_runs([arguments.base]), find_runs(arguments.candidate)
     base, candidates = choose_groups(left, right)
-    check_data(base, base, arguments.allow_different_data)
+    allowed = Allowed(arguments.allow_different_data, arguments.allow_different_code)
+    check_data(base, base, allowed.data)
+    cautious = min(CAUTIOUS_NATS, arguments.margin) if arguments.cautious is None else arguments.cautious
+    if cautious > arguments.margin:
+        raise UserError(f"--cautious {cautious} must not be above --margin {arguments.margin}.")
     comparisons = [
-        compare_groups(base, one, arguments.margin, arguments.allow_different_data, arguments.replicates)
-        for one in candidates
+        compare_groups(base, one, arguments.margin, allowed, arguments.replicates, cautious) for one in candidates
     ]
-    print(render(base, comparisons, arguments.margin))
+    print(render(base, comparisons, arguments.margin, cautious))
     problems = {problem.directory: problem for problem in [*left.problems, *right.problems]}
     if problems:
         print("\nNOT COUNTED")
@@ -73,6 +79,17 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-different-data",
         action="store_true",
         help="compare runs whose data digests differ, and say so in the output",
+    )
+    parser.add_argument(
+        "--allow-different-code",
+        action="store_true",
+        help="compare runs of different versions of the code, and say so in the output",
+    )
+    parser.add_argument(
+        "--cautious",
+        type=_margin,
+        metavar="NATS",
+        help=f"gain from which a screen says cautious, not null; from --margin on: promote (default: {CAUTIOUS_NATS})",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number to FILE")
     return parser
@@ -120,7 +137,7 @@ def _base_problem(found: Found) -> str:
     return f"BASE must hold one recipe (runs that differ by seed alone), but has: {listing}"
 
 
-def render(base: Group, comparisons: list[Comparison], margin: float) -> str:
+def render(base: Group, comparisons: list[Comparison], margin: float, cautious: float = CAUTIOUS_NATS) -> str:
     """The whole comparison as text."""
     parts = []
     warnings = list(dict.fromkeys(text for one in comparisons for text in one.warnings))
@@ -136,7 +153,7 @@ def render(base: Group, comparisons: list[Comparison], margin: float) -> str:
         rows = [list(row) for row in zip(labels, *columns, strict=True) if set(row[1:]) - {"-", ""}]
         headers = ["", f"{base.label} (base)", *[one.candidate.label for one in shown]]
         parts.append(text_table(headers, rows))
-    parts.append(_legend(margin, len(comparisons)))
+    parts.append(_legend(margin, cautious, len(comparisons)))
     for one in comparisons:
         parts.append(_notes(base, one))
     return "\n\n".join(parts)
@@ -164,6 +181,7 @@ _RESULT_LABELS = (
     "detectable gain, nats per token",
     "verdict readme",
     "verdict as_applied",
+    "screen",
 )
 
 
@@ -200,6 +218,7 @@ def _result_column(one: Comparison) -> list[str]:
         f"{one.detectable_nats:.5f}" if one.detectable_nats is not None else "unknown",
         one.verdicts["readme"],
         one.verdicts["as_applied"],
+        one.bucket,
     ]
 
 
@@ -216,15 +235,19 @@ def _p(value: float | None) -> str:
     return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
 
 
-def _legend(margin: float, candidates: int) -> str:
+def _legend(margin: float, cautious: float, candidates: int) -> str:
     lines = [
         "gain = base - candidate: positive means that the candidate is better.",
         ("p (Welch, one-sided): the chance of a gain this large if the true gain were 0 (or the margin)."),
         (f"readme: p (gain >= {margin} nats) < {README_ALPHA}.  as_applied: p (gain > 0) < {AS_APPLIED_ALPHA}."),
-        "The document interval speaks about other documents, the seed interval about other seeds.",
+        "The seed interval speaks about training again, the document interval about other text for these very weights.",
         (
             "detectable gain: the true gain above the bar (0, or the margin) that these seeds "
             f"would show\n  in 80 of 100 tries at p < {README_ALPHA}."
+        ),
+        (
+            f"screen: promote from {margin} nats on, cautious from {cautious}, regression from -{cautious} down, else "
+            "null; it says what to run\n  next (screen on one seed, confirm on three), not what is true."
         ),
     ]
     if candidates > 1:
@@ -233,6 +256,29 @@ def _legend(margin: float, candidates: int) -> str:
             f"of all, divide the bar by {candidates}."
         )
     return "\n".join(lines)
+
+
+def _power(one: Comparison) -> str:
+    """When the document interval answers the question: when both sides score the same weights."""
+    retrained = sorted({key.partition(".")[0] for key in one.config} - AFTER_TRAINING)
+    if one.config and not retrained:
+        return "only what follows training differs, so this paired interval answers the question; seeds add little"
+    return "the sides were trained apart, so it cannot say whether training again would repeat this: the seeds do"
+
+
+def _matched_lines(base: Group, one: Comparison) -> list[str]:
+    """Training losses at matched steps and seconds, with the throughput that tells them apart."""
+    lines = []
+    for point in one.matched:
+        where = f"step {point.at:.0f}" if point.kind == "step" else f"{point.at:.1f} s of training"
+        lines.append(
+            f"  training loss at matched {point.kind}s ({where}): {point.base:.4f} -> {point.candidate:.4f} nats per "
+            f"token, gain {point.gain:+.4f} ({len(point.seeds)} shared seed{'s' * (len(point.seeds) > 1)})"
+        )
+    rates = tokens_per_second(base), tokens_per_second(one.candidate)
+    if one.matched and rates[0] and rates[1]:
+        lines.append(f"  training tokens per second: {rates[0]:,.0f} -> {rates[1]:,.0f} ({rates[1] / rates[0]:.3f}x)")
+    return lines
 
 
 def _notes(base: Group, one: Comparison) -> str:
@@ -250,7 +296,10 @@ def _notes(base: Group, one: Comparison) -> str:
     if one.documents_reason:
         lines.append(f"  documents: {one.documents_reason}")
     elif one.documents:
-        lines.append(f"  documents: {one.documents.documents} documents, {one.documents.replicates} samples")
+        lines.append(
+            f"  documents: {one.documents.documents} documents, {one.documents.replicates} samples; {_power(one)}"
+        )
+    lines.extend(_matched_lines(base, one))
     lines.append(f"  to reach readme at the observed gain: {one.more_seeds['readme']}")
     lines.append(f"  to reach as_applied at the observed gain: {one.more_seeds['as_applied']}")
     if one.config:

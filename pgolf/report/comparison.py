@@ -8,11 +8,14 @@ import numpy as np
 
 from pgolf.errors import UserError
 from pgolf.report import statistics
+from pgolf.report.comparability import NOTHING, Allowed, check
 from pgolf.report.configuration import difference
+from pgolf.report.matched import Matched, matched
 from pgolf.report.runs import Documents, Run
 
 README_ALPHA = 0.01
 AS_APPLIED_ALPHA = 0.25
+CAUTIOUS_NATS = 0.002  # below this a screen calls a difference null
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Comparison:
     detectable_nats: float | None
     more_seeds: dict[str, str]
     verdicts: dict[str, str]
+    bucket: str
+    matched: list[Matched]
     config: dict[str, list[str]]
     warnings: list[str] = field(default_factory=list)
 
@@ -75,11 +80,12 @@ def compare_groups(
     base: Group,
     candidate: Group,
     margin: float = statistics.MARGIN_NATS,
-    allow_different_data: bool = False,
+    allowed: Allowed = NOTHING,
     replicates: int = 5000,
+    cautious: float = CAUTIOUS_NATS,
 ) -> Comparison:
-    """Every statistic of candidate against base; UserError when they scored different data."""
-    warnings = check_data(base, candidate, allow_different_data) + check_environment(base, candidate)
+    """Every statistic of candidate against base; UserError when they scored different data or ran different code."""
+    warnings = check(base, candidate, allowed)
     ratio = base.bytes_per_token
     if not math.isclose(ratio, candidate.bytes_per_token, rel_tol=1e-9):
         warnings.append(
@@ -105,6 +111,8 @@ def compare_groups(
         detectable_nats=_detectable(*values),
         more_seeds=_more_seeds(*values, any_gain.gain, margin),
         verdicts=verdicts(any_gain, margin_gain),
+        bucket=bucket(left, right, margin, cautious),
+        matched=matched(base, candidate),
         config=difference([base.runs[0].config, candidate.runs[0].config]),
         warnings=warnings,
     )
@@ -118,70 +126,30 @@ def verdicts(any_gain: statistics.TestResult, margin_gain: statistics.TestResult
     }
 
 
+def bucket(base: dict[int, float], candidate: dict[int, float], promote: float, cautious: float) -> str:
+    """The bucket of a screen: nats per token by seed against two thresholds that were fixed before the runs.
+
+    `promote` at a mean gain of at least `promote` over the shared seeds (over all seeds when none is shared),
+    `cautious` at `cautious` or more, `regression` at a loss of `cautious` or more, else `null`. A screen says what
+    to run next, not what is true: one seed is enough for it and three confirm.
+    """
+    shared = sorted(base.keys() & candidate.keys())
+    gain = (
+        float(np.mean([base[seed] - candidate[seed] for seed in shared]))
+        if shared
+        else float(np.mean(list(base.values())) - np.mean(list(candidate.values())))
+    )
+    if gain >= promote:
+        return "promote"
+    if gain >= cautious:
+        return "cautious"
+    return "regression" if gain <= -cautious else "null"
+
+
 def _verdict(p: float | None, alpha: float) -> str:
     if p is None:
         return "undecided"
     return "pass" if p < alpha else "fail"
-
-
-def check_data(base: Group, candidate: Group, allow: bool) -> list[str]:
-    """A warning when the sides scored different data and that is allowed; else UserError."""
-    digests = {run.data_digest for group in (base, candidate) for run in group.runs}
-    if len(digests) == 1 and "unknown" not in digests:
-        return []
-    shown = ", ".join(sorted(one[:16] for one in digests))
-    where = f"{base.label} and {candidate.label}" if base is not candidate else base.label
-    if not allow:
-        raise UserError(
-            f"{where} did not score the same data (data digests: {shown}): their bits per byte "
-            "cannot be compared; prepare both with one manifest, or pass --allow-different-data."
-        )
-    return [
-        (f"DIFFERENT DATA: {where} have the data digests {shown}; the difference below mixes the data with the recipe.")
-    ]
-
-
-def check_environment(base: Group, candidate: Group) -> list[str]:
-    """Warnings about what else differs or is wrong: code, world size, device, torch, seeds, audits, denominators."""
-    runs = [*base.runs, *candidate.runs]
-    warnings = []
-    for key, what in (
-        ("code_hash", "code hashes"),
-        ("world_size", "world sizes"),
-        ("device", "devices"),
-        ("torch", "torch versions"),
-    ):
-        found = sorted({str(run.identity.get(key, "unknown")) for run in runs})
-        if len(found) > 1:
-            shown = ", ".join(one[:24] for one in found)
-            warnings.append(f"{what} differ: {shown}.")
-    for group in (base, candidate):
-        repeats = sorted({run.seed for run in group.runs if _count(group, run.seed) > 1})
-        if repeats:
-            warnings.append(
-                f"{group.label}: seed {', '.join(map(str, repeats))} ran more than once; its runs "
-                "are averaged and count as one seed."
-            )
-    for run in runs:
-        if (run.summary.get("audit") or {}).get("verdict") != "pass":
-            warnings.append(f"{run.directory} did not pass its audit: its score may not be a valid one.")
-    warnings.extend(filter(None, (check_denominator(run) for run in runs)))
-    return warnings
-
-
-def _count(group: Group, seed: int) -> int:
-    return sum(run.seed == seed for run in group.runs)
-
-
-def check_denominator(run: Run) -> str | None:
-    """A sentence when val_bpb is not val_loss / ln 2 * tokens / bytes of the final stage."""
-    implied = statistics.bits_per_byte(run.val_loss, run.tokens, run.num_bytes)
-    if math.isclose(implied, run.val_bpb, rel_tol=1e-5):
-        return None
-    return (
-        f"{run.directory}: val_bpb {run.val_bpb:.6f} does not follow from val_loss, tokens and "
-        f"bytes (they give {implied:.6f}): do not trust it before the byte count is explained."
-    )
 
 
 def _documents(base: Group, candidate: Group, replicates: int) -> tuple[statistics.Bootstrap | None, str | None]:
@@ -264,6 +232,8 @@ def as_json(base: Group, comparisons: list[Comparison]) -> dict[str, Any]:
                 "detectable_nats": one.detectable_nats,
                 "more_seeds": one.more_seeds,
                 "verdicts": one.verdicts,
+                "bucket": one.bucket,
+                "matched": [{**vars(point), "gain": point.gain} for point in one.matched],
                 "config_difference": one.config,
                 "warnings": one.warnings,
             }

@@ -6,7 +6,8 @@ from pathlib import Path
 from pgolf.errors import UserError
 from pgolf.files import write_bytes
 from pgolf.report import plots, sections, settings
-from pgolf.report.comparison import Group, check_denominator, make_groups
+from pgolf.report.comparability import check_denominator
+from pgolf.report.comparison import Group, make_groups
 from pgolf.report.page import Section, render_page
 from pgolf.report.runs import Found, Run, find_runs
 from pgolf.report.sections import Table

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pgolf import register
+from pgolf.digest import group_digest
 from pgolf.errors import UserError
 from pgolf.report import statistics
 from pgolf.report.compare import main
-from pgolf.report.comparison import compare_groups, make_groups, verdicts
-from pgolf.report.runs import find_runs
+from pgolf.report.comparison import Group, bucket, compare_groups, make_groups, verdicts
+from pgolf.report.matched import matched
+from pgolf.report.runs import find_runs, read_run
 
 from .fake_runs import fake_config, fake_run
 
@@ -99,13 +102,20 @@ def test_different_data_inside_one_group_is_refused(tmp_path, folders):
         compare(folders[0], mixed)
 
 
-def test_other_code_and_repeated_seeds_are_warnings(folders, tmp_path, capsys):
+def test_other_code_is_refused_unless_told(folders, tmp_path, capsys):
     other = write_group(tmp_path, "other", [1.2, 1.21], code_hash="9" * 64)
+    with pytest.raises(UserError, match="ran different code"):
+        compare(folders[0], other)
+    compare(folders[0], other, extra=["--allow-different-code"])
+    assert "DIFFERENT CODE" in capsys.readouterr().out
+
+
+def test_repeated_seeds_are_a_warning(folders, tmp_path, capsys):
+    other = write_group(tmp_path, "other", [1.2, 1.21])
     config = fake_config(0, model={"qk_gain": "other"})
     fake_run(other / "again", seed=0, bpb=1.23, name="other", config=config)
     compare(folders[0], other)
     text = capsys.readouterr().out
-    assert "code hashes differ" in text
     assert "other: seed 0 ran more than once" in text
     assert "0,42 (2)" in text  # two seeds, not three
     assert "1.21000" in text  # (1.2 + (1.21 + 1.23) / 2) / 2
@@ -116,7 +126,9 @@ def test_a_wrong_denominator_is_a_warning(folders, capsys):
     summary = json.loads(path.read_text())
     summary["stages"]["final"]["bytes"] = int(summary["stages"]["final"]["bytes"] * 1.17)
     path.write_text(json.dumps(summary))
-    compare(*folders)
+    with pytest.raises(UserError, match="did not score the same text"):
+        compare(*folders)
+    compare(*folders, extra=["--allow-different-data"])
     assert "does not follow from val_loss, tokens and bytes" in capsys.readouterr().out
 
 
@@ -150,7 +162,7 @@ def test_unfinished_runs_are_listed(folders, capsys):
 
 def test_other_documents_give_no_document_interval(folders, tmp_path, capsys):
     short = write_group(tmp_path, "short", [1.24, 1.241], num_documents=50)
-    compare(folders[0], short)
+    compare(folders[0], short, extra=["--allow-different-data"])
     text = capsys.readouterr().out
     assert "did not score the same documents" in text
     assert "bytes per token differ" in text
@@ -211,3 +223,67 @@ def test_a_run_that_failed_its_audit_is_named(tmp_path: Path, capsys: pytest.Cap
     main([str(tmp_path / "base"), str(tmp_path / "candidate")])
     out = capsys.readouterr().out
     assert out.count("did not pass its audit") == 1 and str(path.parent) in out
+
+
+def test_what_was_started_and_left_out_is_named(folders, capsys):
+    first = json.loads((folders[1] / "s42" / "config.json").read_text())
+    facts = {"group": group_digest(first), "digest": "x", "name": "mini", "overrides": ["seed=7"]}
+    register.note(folders[1] / "s7", "running", {**facts, "seed": 7})
+    register.note(folders[1] / "s8", "running", {**facts, "seed": 8})
+    register.note(folders[1] / "s8", "failed", {**facts, "seed": 8}, "the loss is not a number")
+    register.note(folders[1] / "s42", "done", {**facts, "seed": 42})
+    register.note(folders[1] / "elsewhere", "done", {**facts, "group": "other", "seed": 9})
+    compare(*folders)
+    text = capsys.readouterr().out
+    assert "seed 7 was started and has no result; its directory is gone" in text
+    assert "seed 8 failed (the loss is not a number)" in text
+    assert text.count("LEFT OUT") == 2
+
+
+def test_a_side_that_scored_less_text_is_refused(folders, capsys):
+    for seed in (42, 0, 1234):
+        path = folders[1] / f"s{seed}" / "summary.json"
+        if path.exists():
+            summary = json.loads(path.read_text())
+            summary["stages"]["final"]["tokens"] -= 5
+            path.write_text(json.dumps(summary))
+    with pytest.raises(UserError, match="did not score the same text"):
+        compare(*folders)
+    compare(*folders, extra=["--allow-different-data"])
+    assert "DIFFERENT DENOMINATORS" in capsys.readouterr().out
+
+
+def test_losses_are_matched_at_steps_and_seconds(tmp_path):
+    def side(name: str, seconds_a_step: float, loss: float) -> Group:
+        directory = fake_run(tmp_path / name / "s1", seed=1, name=name)
+        events = [
+            {"event": "step", "step": step, "seconds": step * seconds_a_step, "train_loss": loss - 0.01 * step}
+            for step in range(1, 101)
+        ]
+        (directory / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+        run = read_run(directory)
+        return Group(run.group, name, [run])
+
+    by_step, by_second = matched(side("fast", 1.0, 5.0), side("slow", 2.0, 4.9))
+    assert (by_step.kind, by_step.at, by_step.seeds) == ("step", 100, [1])
+    assert by_step.gain == pytest.approx(0.1)  # at the same step the slow recipe leads
+    assert by_second.at == 100.0  # by then the slow one has made 50 steps of 100, so it is 0.01 * 50 behind its own end
+    assert by_second.base == pytest.approx(5.0 - 0.01 * 95.5)
+    assert by_second.candidate == pytest.approx(4.9 - 0.01 * 48)
+    assert by_second.gain < 0
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"),
+    [
+        (0.006, "promote"),
+        (0.005, "promote"),
+        (0.003, "cautious"),
+        (0.001, "null"),
+        (-0.001, "null"),
+        (-0.002, "regression"),
+    ],
+)
+def test_buckets_of_a_screen(gain, expected):
+    base, shared = {1: 3.0}, {1: 3.0 - gain, 2: 9.0}
+    assert bucket(base, shared, promote=0.005 - 1e-12, cautious=0.002 - 1e-12) == expected
