@@ -191,6 +191,8 @@ def _compress(shop: Workshop) -> dict[str, Any]:
     """Calibrate on training data, quantise, and write artifact.pgolf and code.zip. One process does it, on its own
     data order."""
     recipe, model = shop.recipe, _averaged(shop)
+    if recipe.quant.rotation is not None:
+        recipe.quant.rotation.enter(model)
     roles = parameter_roles(model)
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     shapes = {name: tuple(value.shape) for name, value in state.items()}

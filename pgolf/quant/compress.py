@@ -19,6 +19,8 @@ from pgolf.quant.header import Header
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.outcome import class_rows, error_norm, tensor_row
 from pgolf.quant.packer import RowOrder
+from pgolf.quant.rotation import Site, marked
+from pgolf.quant.rotations import Rotation
 from pgolf.quant.rules import Choice, Chooser, Rule
 from pgolf.quant.schemes.awq_lite import AwqLite
 from pgolf.quant.schemes.lqer import Lqer
@@ -55,6 +57,7 @@ class Compressor:
             anew. null: the steps are those of the schemes; the sensitivity schemes need a target.
         protection: groups of columns that get more bits; None: none.
         correction: low-rank corrections of the tensors with the largest error; None: none.
+        rotation: of the weights before they are quantised; None: none.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Compressor:
         target_bytes: int | None = None,
         protection: AwqLite | None = None,
         correction: Lqer | None = None,
+        rotation: Rotation | None = None,
     ):
         if coder not in CODERS:
             raise ValueError(f"coder={coder!r}: choose one of {', '.join(CODERS)}.")
@@ -102,6 +106,7 @@ class Compressor:
         self.calibration_batches = calibration_batches
         self.limit_bytes = limit_bytes
         self.protection, self.correction = protection, correction
+        self.rotation = rotation
 
     def _choose(self, state: Mapping[str, Tensor], roles: Mapping[str, str]) -> list[Choice]:
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -138,7 +143,11 @@ class Compressor:
         """
         console = console or Silent()
         choices = self._choose(state, roles)
-        attempt = _Attempt(self, state, calibrations, metadata, console)
+        sites: dict[str, Site] = {}
+        if self.rotation is not None:
+            sites, metadata = self.rotation.sites(roles), {**metadata, "rotation": self.rotation.description}
+            state, calibrations = self.rotation.rotated(state, roles, calibrations)
+        attempt = _Attempt(self, state, calibrations, metadata, sites, console)
         if self.target_bytes is None:
             attempt.make(choices)
         else:
@@ -219,10 +228,11 @@ class _Attempt:
         state: Mapping[str, Tensor],
         calibrations: Mapping[str, Calibration],
         metadata: dict[str, Any],
+        sites: Mapping[str, Site],
         console: Console,
     ):
         self._tool, self._state, self._calibrations = tool, state, calibrations
-        self._metadata, self._console = metadata, console
+        self._metadata, self._sites, self._console = metadata, sites, console
         self.stored: list[StoredTensor] = []
         self.header: Header
         self.coded: list[bytes] = []
@@ -234,7 +244,7 @@ class _Attempt:
         self.stored = tool.quantise(choices, self._state, self._calibrations, self._console)
         self._console.say(f"packing {len(self.stored)} tensors with {tool.coder}")
         self.header, self.coded = packer.build(
-            self.stored,
+            [replace(one, encoded=marked(one.encoded, self._sites.get(one.name))) for one in self.stored],
             self._metadata,
             coder=tool.coder,
             byte_shuffle=tool.byte_shuffle,

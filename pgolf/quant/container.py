@@ -17,9 +17,9 @@ from torch import Tensor
 
 from pgolf.errors import UserError
 from pgolf.files import sha256_bytes
-from pgolf.quant import rans
+from pgolf.quant import rans, rotation
 from pgolf.quant.coders import CODERS, unshuffle_bytes
-from pgolf.quant.encoded import Encoded, decode
+from pgolf.quant.encoded import Encoded
 from pgolf.quant.header import MAGIC, PRELUDE, VERSION, Header, parse
 
 
@@ -167,20 +167,25 @@ def _take_parts(header: Header, streams: list[np.ndarray], as_stored: bool) -> l
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The dequantised tensors in their template dtypes and original order, and the metadata.
+    """The dequantised tensors in their template dtypes and original order, and the metadata. Weights that were rotated
+    before they were quantised (`pgolf.quant.rotation`) are rotated back.
 
-    Raises UserError, naming the file, when it is missing, cut, altered or written by another
-    version.
+    Raises UserError, naming the file, when it is missing, cut, altered, written by another version or rotated in a way
+    that this one does not know.
     """
     path = Path(path)
     tensors, metadata = read(path)
+    try:
+        turns = rotation.of_metadata(metadata)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}. Use the pgolf that wrote it.") from error
     state: dict[str, Tensor] = {}
     for tensor in tensors:
         dtype = getattr(torch, tensor.dtype, None)
         if not isinstance(dtype, torch.dtype):
             raise _damaged(path, f"tensor {tensor.name} has the unknown dtype {tensor.dtype!r}")
         try:
-            state[tensor.name] = decode(tensor.encoded).to(dtype)
+            state[tensor.name] = rotation.decode_in_place(tensor.encoded, turns).to(dtype)
         except ValueError as error:
             raise UserError(f"{path}: tensor {tensor.name} cannot be decoded: {error}") from error
     return state, metadata
