@@ -16,7 +16,7 @@ from pathlib import Path
 import pgolf
 from pgolf.errors import UserError
 from pgolf.files import atomic_open
-from pgolf.quant import rans
+from pgolf.quant import rans, rans_side, rans_tables
 from pgolf.quant.coders import CODERS
 
 ENTRIES = ("pgolf.model", "pgolf.quant.container", "pgolf.score", "pgolf.ttt")
@@ -75,7 +75,7 @@ def decoder_bytes(coder: str) -> int:
     functions = [decode, *_called(decode)]
     source = "\n".join(inspect.getsource(function) for function in functions)
     if CODERS[coder].matrices:
-        source += "\n" + inspect.getsource(rans)
+        source += "\n" + "\n".join(map(inspect.getsource, (rans_tables, rans_side, rans)))
     return len(zlib.compress(strip_source(source).encode(), 9))
 
 

@@ -20,7 +20,7 @@ from pgolf.files import sha256_bytes
 from pgolf.quant import rans, rotation
 from pgolf.quant.coders import CODERS, unshuffle_bytes
 from pgolf.quant.encoded import Encoded
-from pgolf.quant.header import MAGIC, PRELUDE, VERSION, Header, parse
+from pgolf.quant.header import MAGIC, PRELUDE, READABLE, VERSION, Header, parse
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ def read_header(path: Path) -> tuple[Header, int]:
     fields = prelude[len(MAGIC) : len(MAGIC) + 6]
     if zlib.crc32(packed, zlib.crc32(fields)) != checksum:
         raise _damaged(path, "the checksum of the header is wrong")
-    if version != VERSION:
-        raise UserError(
-            f"{path} has format version {version}, this pgolf reads version {VERSION}; use the pgolf that wrote it."
-        )
+    if version not in READABLE:
+        raise _of_another_version(path, version)
     try:
         header = parse(packed)
     except ValueError as error:
         raise _damaged(path, str(error)) from error
+    if version != VERSION and any(stream.coding == "rans" for stream in header.streams):
+        raise _of_another_version(path, version)
     if header.coder not in CODERS:
         raise _damaged(path, f"the coder {header.coder[:40]!r} is unknown")
     return header, PRELUDE.size + length
@@ -81,6 +81,12 @@ def read_header(path: Path) -> tuple[Header, int]:
 
 def _damaged(path: Path, what: str) -> UserError:
     return UserError(f"{path} is damaged: {what}. Copy it again or write it again from the checkpoint.")
+
+
+def _of_another_version(path: Path, version: int) -> UserError:
+    return UserError(
+        f"{path} has format version {version}, this pgolf reads version {VERSION}; use the pgolf that wrote it."
+    )
 
 
 def _read_streams(path: Path, header: Header, offset: int) -> list[np.ndarray]:

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 MAGIC = b"PGOLF\r\n\x1a"
-VERSION = 2
+VERSION, READABLE = 3, (2, 3)
+"""What is written, and what is read: version 2 differs in the streams of matrices alone."""
 PRELUDE = struct.Struct("<8sHII")
 
 MAX_HEADER_BYTES = 1 << 23

@@ -3,7 +3,7 @@
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +20,9 @@ from pgolf.quant.ordering import similarity_order
 from pgolf.quant.rans_encoder import Matrix
 
 RowOrder = Literal["stored", "similarity"]
+
+SMALL = 1 << 14
+"""Bytes of a stream of matrices up to which it is tried as plain bytes too."""
 
 
 def write(
@@ -76,9 +79,12 @@ def build(
             streams.setdefault(stream_name(tensor, part), []).append((tensor, part))
     arrays = [[tensor.encoded.parts[part] for tensor, part in members] for members in streams.values()]
     raw = [b"".join(_part_bytes(array) for array in one) for one in arrays]
-    matrices = [CODERS[coder].matrices and _are_matrices(one, name) for name, one in zip(streams, arrays, strict=True)]
     strides = [one[0].dtype.itemsize if byte_shuffle else 1 for one in arrays]
     plain = [shuffle_bytes(one, stride) for one, stride in zip(raw, strides, strict=True)]
+    matrices = [
+        CODERS[coder].matrices and _are_matrices(one, name) and _pays(list(members), CODERS[coder].encode, data)
+        for (name, members), one, data in zip(streams.items(), arrays, plain, strict=True)
+    ]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         coding = [
             None if is_rans else pool.submit(CODERS[coder].encode, one)
@@ -110,6 +116,12 @@ def _are_matrices(arrays: Sequence[np.ndarray], name: str) -> bool:
     """Whether all parts of a stream are symbols that the matrix coder takes."""
     symbols = name.split("/")[1] == "symbols"
     return symbols and all(array.dtype == np.int8 and array.ndim == 2 and array.size for array in arrays)
+
+
+def _pays(stream: list[tuple[StoredTensor, str]], encode: Callable[[bytes], bytes], plain: bytes) -> bool:
+    """Whether the coder of matrices makes less of a stream than its coder of bytes. Only asked of small ones, where
+    side information weighs and trying both takes no time."""
+    return len(plain) > SMALL or len(_encode_matrices([stream])[0]) < len(encode(plain))
 
 
 def _encode_matrices(streams: list[list[tuple[StoredTensor, str]]]) -> list[bytes]:

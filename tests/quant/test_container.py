@@ -98,7 +98,7 @@ def test_layout_is_the_documented_one(tmp_path: Path) -> None:
     data = write_example(tmp_path / "a")
     assert data[:8] == b"PGOLF\r\n\x1a"
     version, length, checksum = struct.unpack("<HII", data[8:18])
-    assert version == 2
+    assert version == 3
     assert zlib.crc32(data[8:14] + data[18 : 18 + length]) == checksum
     header = json.loads(zlib.decompress(data[18 : 18 + length]))
     offset = 18 + length
@@ -251,3 +251,19 @@ def test_any_matrices_round_trip(tmp_path: Path, shapes: list[tuple[int, int]], 
         parts = tensor.encoded.parts
         expected = parts["symbols"].astype(np.float32) * parts["scales"].astype(np.float32)[:, None]
         assert np.array_equal(state[tensor.name].numpy(), expected)
+
+
+def test_the_format_before_is_read_where_it_is_the_same(tmp_path: Path) -> None:
+    tensor = StoredTensor("a", "matrix", "float32", Int8Rows().quantise(torch.randn(300, 70)))
+    for coder in ("brotli", "rans"):
+        path = tmp_path / coder
+        packer.write(path, [tensor], {}, coder=coder)
+        data = path.read_bytes()
+        length = PRELUDE.unpack_from(data)[2]
+        packed = data[PRELUDE.size : PRELUDE.size + length]
+        fields = struct.pack("<HI", 2, length)
+        prelude = PRELUDE.pack(MAGIC, 2, length, zlib.crc32(packed, zlib.crc32(fields)))
+        path.write_bytes(prelude + data[PRELUDE.size :])
+    assert "a" in container.load(tmp_path / "brotli")[0]
+    with pytest.raises(UserError, match="format version 2, this pgolf reads version 3"):
+        container.load(tmp_path / "rans")
