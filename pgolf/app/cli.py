@@ -21,6 +21,8 @@ def main() -> None:
     """Run the command line of this process and exit with its status."""
     prepare_process()
     arguments = sys.argv[1:]
+    if arguments[:1] in (["--multirun"], ["-m"]) and arguments[1:2] and arguments[1] in SUMMARIES:
+        arguments[:2] = arguments[1::-1]  # `pgolf --multirun eval ...` is `pgolf eval --multirun ...`
     try:
         if arguments and arguments[0] in SUMMARIES:
             verb = importlib.import_module(f"pgolf.app.verbs.{arguments[0]}")
@@ -82,6 +84,9 @@ def application(arguments: list[str]) -> int:
         )
     from pgolf.app import sweep
 
+    if multirun:
+        sys.argv[1:] = sweep.seeds_first(arguments)
+        options.overrides = sweep.seeds_first(options.overrides)
     with composer as made:
         jobs = made.jobs(options.overrides, multirun)
     check.require_valid(jobs)
