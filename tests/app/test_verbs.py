@@ -80,6 +80,40 @@ def test_eval_scores_again_below_the_run(run: Path, conf: Path, capsys: pytest.C
     assert read_json(other / "config.json")["ttt"]["phases"] == 5  # an override of the run itself
 
 
+@pytest.mark.parametrize("sweep", ["ttt=glob(*)", "ttt=none,phased"])
+def test_eval_sweeps_over_a_run(run: Path, conf: Path, capsys: pytest.CaptureFixture[str], sweep: str) -> None:
+    flags = ("--config-path", str(conf))
+    assert verb("eval", "--multirun", f"run={run}", "quant.coder=zstd", sweep, *flags) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("requantise=True") == 2 and shown.count("\n  done ") == 2
+    assert "job 0: quant.coder=zstd ttt=none" in shown and "job 1: quant.coder=zstd ttt=phased" in shown
+    configs = [read_json(path) for path in run.glob("eval-*/config.json")]
+    assert sorted("phases" in config["ttt"] for config in configs) == [False, True]
+    assert {config["quant"]["coder"] for config in configs} == {"zstd"}
+    assert verb("eval", f"run={run}", "-m", "quant.coder=zstd", sweep, *flags) == 0
+    assert capsys.readouterr().out.count("\n  skipped ") == 2
+
+
+def test_a_sweep_of_evaluations_is_refused_as_a_whole(run: Path, conf: Path, here: Path) -> None:
+    flags = ("--config-path", str(conf))
+    with pytest.raises(ConfigError, match=r"ttt\.phases"):
+        verb("eval", f"run={run}", "-m", "ttt.phases=1,many", *flags)
+    with pytest.raises(ConfigError, match="multirun"):
+        verb("eval", f"run={run}", "ttt.phases=1,2", *flags)
+    with pytest.raises(UserError, match="evaluate the checkpoint once"):
+        verb("eval", f"checkpoint={here}/a.pt", "-m", "ttt.phases=1,2", *flags)
+    assert not list(run.glob("eval-*"))
+
+
+def test_a_failed_evaluation_does_not_hinder_the_others(
+    run: Path, conf: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--config-path", str(conf))
+    monkeypatch.setattr(sys.modules["pgolf.run"], "evaluate", lambda recipe, *_: recipe.nothing)
+    assert verb("eval", f"run={run}", "-m", "ttt.phases=1,2", *flags) == 1
+    assert capsys.readouterr().out.count("\n  failed ") == 2
+
+
 def test_eval_keeps_what_the_run_was_even_if_the_files_changed(run: Path, conf: Path) -> None:
     path = conf / "quant" / "tiny.yaml"
     path.write_text(path.read_text().replace("brotli", "zstd"))

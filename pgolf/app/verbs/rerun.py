@@ -1,7 +1,7 @@
 """A finished run's configuration with some parts changed: what `eval` and `audit` work on."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,14 @@ def open_source(run: str, overrides: list[str], options: argparse.Namespace) -> 
     The overrides are composed together with those of the run, so that groups, sizes and
     interpolations act as they did; every part that they do not touch is taken from the run.
     """
+    return open_sources(run, overrides, options, multirun=False)[0]
+
+
+def open_sources(run: str, overrides: list[str], options: argparse.Namespace, multirun: bool) -> list[Source]:
+    """As `open_source`, with a source for every combination where the overrides are a sweep (`quant=glob(*)`).
+
+    ConfigError with every problem of every combination.
+    """
     directory = Path(run).expanduser().absolute()
     if not (directory / "config.json").is_file():
         raise UserError(f"run={run} is not a run directory: it has no config.json. Give the folder that pgolf printed.")
@@ -45,25 +53,21 @@ def open_source(run: str, overrides: list[str], options: argparse.Namespace) -> 
         raise ConfigError(
             [f"{key} (command line): a finished run keeps it; only {', '.join(CHANGEABLE)} can change" for key in fixed]
         )
-    job = composed(_merged(_stored_overrides(directory), overrides), options)[0]
+    composed_jobs = composed(_merged(_stored_overrides(directory), overrides), options, multirun)
+    jobs = [replace(job, config=_with_parts(stored, job, changed), directory=directory) for job in composed_jobs]
+    check.require_valid(jobs)
+    # what a job chose is at the end of its overrides, behind those of the run
+    return [
+        Source(directory, job.config, job.overrides[len(job.overrides) - len(overrides) :], changed) for job in jobs
+    ]
+
+
+def _with_parts(stored: dict[str, Any], job: Job, changed: frozenset[str]) -> dict[str, Any]:
+    """The run's configuration with the parts of the job that were changed."""
     config = {**stored, **{key: job.config[key] for key in changed & job.config.keys()}}
     if not Path(config["paths"]["data"]).is_dir() and "paths" in job.config:
         config["paths"] = job.config["paths"]  # the run was copied from another machine
-    config["force"] = job.config.get("force", False)
-    check.require_valid(
-        [
-            Job(
-                job.overrides,
-                config,
-                directory,
-                job.origins,
-                job.options,
-                job.refusals,
-                job.unresolved,
-            )
-        ]
-    )
-    return Source(directory, config, overrides, changed)
+    return {**config, "force": job.config.get("force", False)}
 
 
 def changeable(overrides: list[str]) -> list[str]:
