@@ -7,6 +7,7 @@ A stage that an earlier process finished is not done again: killed runs continue
 """
 
 import functools
+import math
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from pgolf.quant import container
 from pgolf.quant.code import artifact_bytes, write_code_archive
 from pgolf.quant.hessian import Calibration, collect_hessians, collect_row_moments
 from pgolf.record import Tracker
+from pgolf.score.ledger import Total
 from pgolf.score.scorer import Scorer
 from pgolf.train.clock import SCORING, TRAINING, BudgetClock, limits
 from pgolf.train.weights import load as load_weights
@@ -283,7 +285,20 @@ def _score(shop: Workshop, stage: str, model: GPT, strategy: Strategy | None = N
         "bytes": total.bytes,
         "seconds": seconds,
         "coverage": {**asdict(covered), "contexts": scorer.documents},
+        **_experts(shop, stage, scorer, total),
     }
+
+
+def _experts(shop: Workshop, stage: str, scorer: Scorer, total: Total) -> dict[str, Any]:
+    """What each expert did: the share of positions where it proposed something, and the bits per byte it saved."""
+    found = {
+        name: {"positions": gain.positions, "saved_bpb": gain.nats / math.log(2) / total.bytes}
+        for name, gain in scorer.gains().items()
+    }
+    for name, gain in found.items():
+        share = gain["positions"] / total.tokens
+        shop.console.say(f"{stage}: {name} acted on {share:.1%} of positions, {-gain['saved_bpb']:+.5f} bits per byte")
+    return {"experts": found} if found else {}
 
 
 def _audit(shop: Workshop, model: GPT) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 
 from pgolf.model.gpt import GPT
+from pgolf.score.mixture import Experts
+from pgolf.score.mixture import miniature as small_experts
 from pgolf.score.scorer import Scorer, Window
 from pgolf.ttt.strategy import Bench, packed_log_probs, score_windows
 from pgolf.ttt.windows import by_chunk, pieces, sliding_in_documents, sliding_over_text, spans
@@ -23,7 +25,8 @@ class Chunked:
     document, as before PR 1530; `packed` lays the pieces of a batch in one row, as published after it, where a smear
     gate reads the token before a piece (attention does not). batch_tokens: cut at its multiples too, where the
     published evaluation begins another batch. coverage: `whole_batches` leaves out what does not fill the last batch,
-    as published from PR 1530 on; that is no score of the text, and the summary says so.
+    as published from PR 1530 on; that is no score of the text, and the summary says so. experts: what is mixed in, see
+    `pgolf.score.mixture`.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Chunked:
         documents: Literal["isolated", "joined", "packed"] = "isolated",
         batch_tokens: int | None = None,
         coverage: Coverage = "every_token",
+        experts: Experts | None = None,
     ) -> None:
         if sequence_tokens < 1 or rows < 1:
             raise ValueError(f"ttt.sequence_tokens={sequence_tokens} and ttt.rows={rows} must be at least 1")
@@ -45,7 +49,7 @@ class Chunked:
             what = "ttt.documents=packed" if documents == "packed" else "ttt.coverage=whole_batches"
             raise ValueError(f"{what} needs ttt.batch_tokens: how much text a batch is")
         self.sequence_tokens, self.rows, self.documents = sequence_tokens, rows, documents
-        self.batch_tokens, self.coverage = batch_tokens, coverage
+        self.batch_tokens, self.coverage, self.experts = batch_tokens, coverage, experts
 
     def miniature(self, documents: int) -> tuple["Chunked", str]:
         """The same with short pieces, so that a sample of short documents has several."""
@@ -53,10 +57,12 @@ class Chunked:
         small.sequence_tokens, small.rows = min(self.sequence_tokens, 48), min(self.rows, 2)
         if self.batch_tokens is not None:
             small.batch_tokens = small.sequence_tokens
-        return small, f"pieces of {small.sequence_tokens} tokens, {small.rows} at a time"
+        small.experts, also = small_experts(self.experts)
+        return small, f"pieces of {small.sequence_tokens} tokens, {small.rows} at a time{also}"
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
         """Score all documents."""
+        scorer.mix(self.experts)
         if self.documents == "joined":
             scorer.join_documents()
         documents = spans(scorer)
@@ -92,6 +98,7 @@ class Sliding:
 
     windows: `per_document` begins anew in every document; `over_text` takes multiples of the stride in the whole text,
     as published. documents: `isolated` ends a context at its document's start (PR 1530 on); `joined` does not.
+    experts: what is mixed in, see `pgolf.score.mixture`.
 
     Source: the 2026-03-19 record, without its double scoring of the tail; `over_text` is that of PR 1394 and after.
     """
@@ -104,6 +111,7 @@ class Sliding:
         rows: int,
         windows: Literal["per_document", "over_text"] = "per_document",
         documents: Documents = "isolated",
+        experts: Experts | None = None,
     ) -> None:
         if not 0 < stride <= sequence_tokens or rows < 1:
             raise ValueError(
@@ -111,7 +119,7 @@ class Sliding:
                 f"ttt.rows={rows} must be at least 1"
             )
         self.sequence_tokens, self.stride, self.rows = sequence_tokens, stride, rows
-        self.windows, self.documents = windows, documents
+        self.windows, self.documents, self.experts = windows, documents, experts
 
     def miniature(self, documents: int) -> tuple["Sliding", str]:
         """The same with short windows, so that they slide within a sample of short documents."""
@@ -119,10 +127,13 @@ class Sliding:
         small.sequence_tokens = min(self.sequence_tokens, 48)
         small.stride = max(1, self.stride * small.sequence_tokens // self.sequence_tokens)
         small.rows = min(self.rows, 2)
-        return small, f"windows of {small.sequence_tokens} tokens, stride {small.stride}, {small.rows} at a time"
+        small.experts, also = small_experts(self.experts)
+        what = f"windows of {small.sequence_tokens} tokens, stride {small.stride}, {small.rows} at a time"
+        return small, what + also
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
         """Score all documents."""
+        scorer.mix(self.experts)
         if self.documents == "joined":
             scorer.join_documents()
         cut = sliding_in_documents if self.windows == "per_document" else sliding_over_text

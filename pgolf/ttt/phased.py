@@ -11,15 +11,19 @@ by weights that learned from long documents behind it; `order: file` keeps the o
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pgolf.errors import UserError
 from pgolf.model.gpt import GPT
+from pgolf.score.mixture import Experts
+from pgolf.score.mixture import miniature as small_experts
 from pgolf.score.scorer import Scorer, Window
 from pgolf.ttt.batches import ChunkSizes, DocumentBatch, Order, document_batches, learnable, phase_boundaries
 from pgolf.ttt.budget import Budget
+from pgolf.ttt.e2e import InnerSteps, cost_of_scored
 from pgolf.ttt.global_sgd import GlobalSGD
 from pgolf.ttt.lora import BatchedLora, LoraSettings
 from pgolf.ttt.strategy import Bench, window_log_probs
@@ -36,7 +40,8 @@ class Phased:
     `ChunkSizes`. context_tokens: longest window a chunk is predicted from. rows: documents per batch. order: see
     `document_batches`. phases=0: adapters only (`ttt=lora`). chains: the batches are dealt out to so many chains in
     turn, and an adapter that goes on from the one before (lora.warm_start) does so within its chain; processes share
-    out whole chains, so a score depends on the chains and not on the processes. max_seconds: see `Budget`.
+    out whole chains, so a score depends on the chains and not on the processes. max_seconds: see `Budget`. inner:
+    further steps of the adapters on each chunk (`ttt=e2e`). experts: what is mixed in, see `pgolf.score.mixture`.
 
     Raises ValueError for sizes below 1. `initial_a` may be set to give the first A of the adapters.
     """
@@ -55,6 +60,8 @@ class Phased:
         order: Order = "longest_first",
         chains: int = 8,
         max_seconds: float | None = None,
+        inner: InnerSteps | None = None,
+        experts: Experts | None = None,
     ) -> None:
         if phases < 0 or min(prefix_docs, chunk, rows, chains) < 1:
             raise ValueError("ttt.phases must be 0 or more; ttt.prefix_docs, chunk, rows and chains at least 1")
@@ -67,7 +74,7 @@ class Phased:
             raise ValueError(f"ttt.context_tokens={context_tokens} is shorter than ttt.chunk={self.chunks.largest}")
         self.phases, self.prefix_docs, self.context_tokens = phases, prefix_docs, context_tokens
         self.rows, self.lora, self.sgd, self.order = rows, lora, sgd, order
-        self.chains, self.max_seconds = chains, max_seconds
+        self.chains, self.max_seconds, self.inner, self.experts = chains, max_seconds, inner, experts
         self.initial_a: InitialA | None = None
 
     def miniature(self, documents: int) -> tuple["Phased", str]:
@@ -86,10 +93,12 @@ class Phased:
             f"{small.rows} documents a batch, {small.phases} phases, chunks of {small.chunks.largest} tokens seen from "
             f"{small.context_tokens}, SGD steps of {small.sgd.chunk_tokens} tokens"
         )
-        return small, what
+        small.experts, also = small_experts(self.experts)
+        return small, what + also
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
         """Score all documents, batch by batch. Raises UserError with more processes than chains to share out."""
+        scorer.mix(self.experts)
         group = scorer.group
         dealt = self.chains if self.lora.warm_start else group.world_size
         if dealt < group.world_size:
@@ -163,20 +172,41 @@ class Phased:
         rows = len(batch.documents)
         adapters = BatchedLora(model, rows, self.lora, bench.seed, f"ttt/lora/{batch.index}", first)
         optimizer = self.lora.optimizer(list(adapters.parameters()))
+
+        def forward(windows: list[Window]) -> Tensor:
+            return window_log_probs(model, scorer, windows, bench.attention, adapters)
+
         for windows in self._windows(scorer, batch):
             goes_on = torch.tensor(
                 [w.score_end < scorer.span(w.document)[1] for w in windows], device=scorer.group.device
             )
             learns = bool(goes_on.any())
             with torch.set_grad_enabled(learns):
-                log_probs = window_log_probs(model, scorer, windows, bench.attention, adapters)
-                nats = scorer.score(windows, log_probs, phase)
+                nats = scorer.score(windows, forward(windows), phase)
             if learns:
-                optimizer.zero_grad(set_to_none=True)
-                _adapter_loss(nats, goes_on, batch.chunk).backward()
-                optimizer.step()
+                self._learn(optimizer, nats, goes_on, batch.chunk, partial(_once_more, scorer, windows, forward))
         if self.lora.warm_start and rows == self.rows:
             learned[chain] = adapters.learned()
+
+    def _learn(
+        self,
+        optimizer: torch.optim.Optimizer,
+        nats: Tensor,
+        goes_on: Tensor,
+        chunk: int,
+        again: Callable[[], Tensor],
+    ) -> None:
+        """The step on a chunk that cost `nats` [B, C], and before it the inner ones. goes_on bool [B]: documents with
+        a chunk still to come."""
+
+        def step(nats: Tensor) -> None:
+            optimizer.zero_grad(set_to_none=True)
+            _adapter_loss(nats, goes_on, chunk).backward()
+            optimizer.step()
+
+        if self.inner is not None:
+            nats = self.inner.take(optimizer, step, again, nats)
+        step(nats)
 
 
 class _Phases:
@@ -215,6 +245,10 @@ class _Phases:
                 f"{bench.title}: only {self.done} of {len(self._boundaries)} global phases came before the last batch "
                 "of documents; fewer documents a batch (ttt.rows) or a shorter prefix (ttt.prefix_docs) make room."
             )
+
+
+def _once_more(scorer: Scorer, windows: list[Window], forward: Callable[[list[Window]], Tensor]) -> Tensor:
+    return cost_of_scored(scorer, windows, forward(windows))
 
 
 def _adapter_loss(nats: Tensor, goes_on: Tensor, chunk: int) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from pgolf.model.gpt import GPT
+from pgolf.score.mixture import Experts
+from pgolf.score.mixture import miniature as small_experts
 from pgolf.score.scorer import Scorer
 from pgolf.ttt.budget import Budget
 from pgolf.ttt.global_sgd import GlobalSGD
@@ -24,7 +26,8 @@ class ScoreFirstSGD:
 
     sequence_tokens, stride, rows, documents: see `Sliding`. sgd: the steps; its chunk_tokens are the chunk's, its
     momentum lasts, its rate falls as a cosine over the chunks. With documents=joined a chunk's windows see the text
-    before it. Processes share the windows of a chunk and the rows of a step. max_seconds: see `Budget`.
+    before it. Processes share the windows of a chunk and the rows of a step. max_seconds: see `Budget`. experts: what
+    is mixed in, see `pgolf.score.mixture`.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class ScoreFirstSGD:
         sgd: GlobalSGD,
         documents: Literal["isolated", "joined"] = "joined",
         max_seconds: float | None = None,
+        experts: Experts | None = None,
     ) -> None:
         if not 0 < stride <= sequence_tokens or rows < 1:
             raise ValueError(
@@ -45,7 +49,7 @@ class ScoreFirstSGD:
         if max_seconds is not None and max_seconds <= 0:
             raise ValueError(f"ttt.max_seconds={max_seconds} must be above 0, or null for no limit")
         self.sequence_tokens, self.stride, self.rows = sequence_tokens, stride, rows
-        self.sgd, self.documents, self.max_seconds = sgd, documents, max_seconds
+        self.sgd, self.documents, self.max_seconds, self.experts = sgd, documents, max_seconds, experts
 
     def miniature(self, documents: int) -> tuple["ScoreFirstSGD", str]:
         """The same with short windows and chunks, so that a sample of a few documents has several."""
@@ -59,10 +63,12 @@ class ScoreFirstSGD:
             f"windows of {small.sequence_tokens} tokens, stride {small.stride}, chunks of {small.sgd.chunk_tokens} "
             f"tokens, {small.sgd.epochs} passes over each"
         )
-        return small, what
+        small.experts, also = small_experts(self.experts)
+        return small, what + also
 
     def run(self, model: GPT, scorer: Scorer, bench: Bench) -> None:
         """Score all of the text, learning from every chunk but the last."""
+        scorer.mix(self.experts)
         text_end = scorer.span(scorer.num_documents - 1)[1]
         documents = spans(scorer)
         if self.documents == "joined":
