@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pgolf.console import Console
+from pgolf.digest import SHORT
 from pgolf.errors import UserError
 
 
@@ -27,7 +28,11 @@ class NoTracker:
 
 
 class WandbTracker:
-    """Weights & Biases: one wandb run per run directory, grouped by the digest without the seed.
+    """Weights & Biases: one wandb run per run directory.
+
+    Seeds of one recipe share a wandb group (its name and the digest without the seed); the job type is `train` or
+    `evaluate`; the tags are the recipe's name and `tags`; every configuration key is flat (`optim.matrix.lr`), so that
+    a table can show and filter by it. Curves run over `step/step`, and val_bpb counts by its lowest value.
 
     mode: `offline` writes below the run directory and needs no network or account; required: refuse
     to start without wandb instead of going on without it. The wandb id is the digest, so a resumed
@@ -41,8 +46,9 @@ class WandbTracker:
         required: bool,
         project: str,
         entity: str | None,
+        tags: list[str],
     ) -> None:
-        self.mode, self.required, self.project, self.entity = mode, required, project, entity
+        self.mode, self.required, self.project, self.entity, self.tags = mode, required, project, entity, tags
         self._run: Any = None
         self._console: Console | None = None
 
@@ -64,12 +70,17 @@ class WandbTracker:
                 dir=str(directory),
                 name=directory.name,
                 id=str(identity["digest"])[:32],
-                group=str(identity["group_digest"])[:16],
-                config={**config, **flatten(config), "identity": identity},
+                group=group_name(config, str(identity["group_digest"])),
+                job_type="evaluate" if identity.get("source") else "train",
+                tags=list(dict.fromkeys([str(config["name"]), *self.tags])),
+                config={**flatten(config), **flatten({"identity": identity})},
                 mode=self.mode,
                 resume="allow" if self.mode == "online" else None,
                 settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
             )
+            self._run.define_metric("step/step", hidden=True)
+            self._run.define_metric("step/*", step_metric="step/step")
+            self._run.define_metric("val_bpb", summary="min")
 
     def log(self, event: dict[str, Any]) -> None:
         """Send the numbers of one event under `<event>/<key>`."""
@@ -110,6 +121,11 @@ class WandbTracker:
                 self._console.say(
                     f"wandb failed to {doing} ({type(error).__name__}: {error}); the run goes on without it."
                 )
+
+
+def group_name(config: dict[str, Any], group_digest: str) -> str:
+    """The wandb group that the seeds of one recipe share."""
+    return f"{config['name']}-{group_digest[:SHORT]}"
 
 
 def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

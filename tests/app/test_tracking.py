@@ -77,7 +77,7 @@ def test_an_offline_run_holds_config_events_and_summary(tmp_path: Path, capfd: p
     pytest.importorskip("wandb")
     said, tracker = (
         Said(),
-        WandbTracker(mode="offline", required=True, project="pgolf", entity=None),
+        WandbTracker(mode="offline", required=True, project="pgolf", entity=None, tags=["try"]),
     )
     directory = tmp_path / "tiny-eeeeeeee-seed7"
     directory.mkdir()
@@ -89,10 +89,12 @@ def test_an_offline_run_holds_config_events_and_summary(tmp_path: Path, capfd: p
     tracker.finish(None)  # a second time is nothing
     records = read_back(directory)
     (run,) = [one.run for one in records if one.WhichOneof("record_type") == "run"]
-    assert (run.run_id, run.run_group) == ("d" * 32, "e" * 16)
+    assert (run.run_id, run.run_group) == ("d" * 32, "tiny-" + "e" * 8)
+    assert run.job_type == "train" and list(run.tags) == ["tiny", "try"]
     assert (run.project, run.display_name) == ("pgolf", directory.name)
     config = items(run.config.update)
-    assert config["model.gate.width"] == "12" and '"width"' in config["model"] and config["seed"] == "7"
+    assert config["model.gate.width"] == "12" and config["seed"] == "7" and config["identity.seed"] == "7"
+    assert "model" not in config
     history = [items(one.history.item) for one in records if one.WhichOneof("record_type") == "history"]
     assert [one["step/train_loss"] for one in history if "step/train_loss" in one] == ["3", "1.5"]
     assert any(one.get("stage/train/seconds") == "1.5" for one in history)
@@ -107,12 +109,12 @@ def test_an_offline_run_holds_config_events_and_summary(tmp_path: Path, capfd: p
 
 def test_without_wandb_it_says_so_once_or_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    said, tracker = Said(), WandbTracker(mode="offline", required=False, project="p", entity=None)
+    said, tracker = Said(), WandbTracker(mode="offline", required=False, project="p", entity=None, tags=["try"])
     tracker.start(tmp_path, IDENTITY, CONFIG, said)
     tracker.log({"event": "step", "step": 1})
     tracker.finish({"val_bpb": 1.0})
     assert len(said.lines) == 1 and "wandb is not installed" in said.lines[0]
-    required = WandbTracker(mode="online", required=True, project="p", entity=None)
+    required = WandbTracker(mode="online", required=True, project="p", entity=None, tags=["try"])
     with pytest.raises(UserError, match=r"needs wandb: pip install"):
         required.start(tmp_path, IDENTITY, CONFIG, said)
 
@@ -135,7 +137,7 @@ def test_a_failing_wandb_is_said_and_the_run_goes_on(
             return call
 
     monkeypatch.setitem(sys.modules, "wandb", Broken())
-    said, tracker = Said(), WandbTracker(mode="online", required=True, project="p", entity=None)
+    said, tracker = Said(), WandbTracker(mode="online", required=True, project="p", entity=None, tags=["try"])
     tracker.start(tmp_path, IDENTITY, CONFIG, said)
     tracker.log({"event": "step", "step": 1})
     tracker.log({"event": "step", "step": 2})
