@@ -96,7 +96,9 @@ def build(groups: list[Group], comparisons: list[Comparison], project: str, enti
         raise UserError('publishing needs wandb-workspaces: pip install "pgolf[track]"') from error
     place: dict[str, Any] = {"project": project} | ({"entity": entity} if entity else {})
     sets = [reports.Runset(name=group.label, filters=f"Group == '{_wandb_group(group)}'", **place) for group in groups]
-    panels = [reports.LinePlot(title=title, x="step/step", y=[key], smoothing_factor=0.8) for title, key in LINES]
+    panels: list[Any] = [
+        reports.LinePlot(title=title, x="step/step", y=[key], smoothing_factor=0.8) for title, key in LINES
+    ]
     panels += [reports.BarPlot(title=title, metrics=[key]) for title, key in BARS]
     blocks: list[Any] = [reports.TableOfContents()]
     for heading, text in texts(groups, comparisons):
