@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from pgolf.audit.checks import table
 from pgolf.console import Console, Silent
 from pgolf.data.baselines import baselines
 from pgolf.data.dataset import Dataset
-from pgolf.data.loaders import BatchShape, ShuffledSequenceLoader
+from pgolf.data.loaders import BatchShape
 from pgolf.distributed import Group
 from pgolf.errors import UserError
 from pgolf.files import read_json, write_bytes, write_json
@@ -30,8 +28,9 @@ from pgolf.model.gpt import GPT
 from pgolf.model.roles import parameter_roles, stream
 from pgolf.model.sample import continuation
 from pgolf.quant import container
+from pgolf.quant.calibration import Ground, calibrate
 from pgolf.quant.code import artifact_bytes, write_code_archive
-from pgolf.quant.hessian import Calibration, collect_hessians, collect_row_moments
+from pgolf.quant.hessian import Calibration
 from pgolf.record import Tracker
 from pgolf.score.ledger import Total
 from pgolf.score.scorer import Scorer
@@ -190,8 +189,7 @@ def _averaged(shop: Workshop) -> GPT:
 
 
 def _compress(shop: Workshop) -> dict[str, Any]:
-    """Calibrate on training data, quantise, and write artifact.pgolf and code.zip. One process does it, on its own
-    data order."""
+    """Calibrate with all processes or one, then one quantises and writes artifact.pgolf and code.zip."""
     recipe, model = shop.recipe, _averaged(shop)
     if recipe.quant.rotation is not None:
         recipe.quant.rotation.enter(model)
@@ -200,8 +198,8 @@ def _compress(shop: Workshop) -> dict[str, Any]:
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     names, with_moments = recipe.quant.hessian_names(shapes, roles), recipe.quant.moment_names(shapes, roles)
     clock = BudgetClock()
-    with clock.phase("calibrate"):
-        calibrations = _calibrate(shop, model, names, with_moments) if names and shop.group.leads else {}
+    with clock.phase(recipe.quant.calibration.phase):
+        calibrations = _calibrate(shop, model, names, with_moments)
     weights, code = shop.directory / "artifact.pgolf", shop.directory / "code.zip"
     report: dict[str, Any] = {}
     if shop.group.leads:
@@ -221,35 +219,13 @@ def _compress(shop: Workshop) -> dict[str, Any]:
 
 
 def _calibrate(shop: Workshop, model: GPT, names: list[str], with_moments: list[str]) -> dict[str, Calibration]:
-    """Hessians of the named weights over shuffled training sequences (spec of PR 1394: dense rows, plan of the end of
-    training); of those `with_moments` the moments of the output gradients too, over as many further batches.
-
-    An embedding that is only looked up multiplies nothing: an error is as bad in any of its columns, which is what the
-    identity says.
-    """
-    train = shop.recipe.train
+    """What the quantiser has to know of the weights `names`, by the text and the processes that it chose."""
+    train, quant = shop.recipe.train, shop.recipe.quant
     whole_rows = train.micro_batch_tokens // train.sequence_tokens * train.sequence_tokens
-    loader = ShuffledSequenceLoader(shop.dataset.train_files, 1, 0, BatchShape(whole_rows, train.sequence_tokens))
-    context = Context(shop.attention)
-
-    def one_batch() -> Tensor:
-        batch = loader.next()
-        with model.precision.autocast(shop.group.device):
-            logits = model.logits(model(batch.inputs.to(shop.group.device), context), context)
-        return cross_entropy(logits.float().flatten(0, 1), batch.targets.to(shop.group.device).flatten())
-
-    sites = model.calibration_sites()
-    batches = [one_batch] * shop.recipe.quant.calibration_batches
-    looked_up = [name for name in names if name not in sites]
-    identities = {name: Calibration(torch.eye(model.get_parameter(name).shape[1])) for name in looked_up}
-    calibrations = identities
-    if len(looked_up) < len(names):
-        used = {name: sites[name] for name in names if name in sites}
-        calibrations = identities | collect_hessians(used, batches, shop.console)
-    if not with_moments:
-        return calibrations
-    weights = {name: model.get_parameter(name) for name in with_moments}
-    return collect_row_moments(weights, batches, calibrations, shop.console)
+    shape = BatchShape(whole_rows, train.sequence_tokens)
+    files, group = shop.dataset.train_files, shop.group
+    ground = Ground(model, shop.attention, files, shape, shop.recipe.seed, group, shop.console)
+    return calibrate(quant.calibration, quant.calibration_batches, names, with_moments, ground)
 
 
 def _load(shop: Workshop) -> tuple[GPT, float]:

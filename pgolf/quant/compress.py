@@ -11,6 +11,7 @@ from torch import Tensor
 from pgolf.console import Console, Silent
 from pgolf.errors import UserError
 from pgolf.quant import packer
+from pgolf.quant.calibration import Text, TrainingText
 from pgolf.quant.coders import CODERS
 from pgolf.quant.container import StoredTensor
 from pgolf.quant.encoded import Encoded
@@ -42,8 +43,8 @@ class Compressor:
         matrix, embedding, head, scalar, gate: the scheme of each role; None: the model must have no
             such tensor.
         coder: entropy coder, a key of `pgolf.quant.coders.CODERS`.
-        calibration_batches: training batches for the Hessians (read by the run, unused without
-            GPTQ).
+        calibration: the text behind the Hessians, and which processes read it; None: training text, all of them.
+        calibration_batches: how many batches of it, where it leaves that open (read by the run, unused without GPTQ).
         limit_bytes: budget of artifact and code together, decimal bytes.
         min_quantised_elements: a row-wise scheme of matrix, embedding or head keeps smaller tensors
             in float16. The published scripts quantise above 65,536 elements, so their value is
@@ -79,6 +80,7 @@ class Compressor:
         protection: AwqLite | None = None,
         correction: Lqer | None = None,
         rotation: Rotation | None = None,
+        calibration: Text | None = None,
     ):
         if coder not in CODERS:
             raise ValueError(f"coder={coder!r}: choose one of {', '.join(CODERS)}.")
@@ -103,7 +105,7 @@ class Compressor:
         self.target_bytes = target_bytes
         self.coder, self.byte_shuffle = coder, byte_shuffle
         self.row_order: RowOrder = row_order
-        self.calibration_batches = calibration_batches
+        self.calibration, self.calibration_batches = calibration or TrainingText(), calibration_batches
         self.limit_bytes = limit_bytes
         self.protection, self.correction = protection, correction
         self.rotation = rotation

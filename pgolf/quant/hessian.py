@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from pgolf.console import Console, Silent
 from pgolf.errors import UserError
 
+AddUp = Callable[[Tensor], object]
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -112,14 +114,13 @@ class HessianCollector:
     def _names(self, key: int) -> list[str]:
         return [name for name, module in self._sites.items() if id(module) == key]
 
-    def result(self, num_batches: int, reduce: Callable[[Tensor], object] | None = None) -> dict[str, Calibration]:
+    def result(self, num_batches: int, add_up: AddUp | None = None) -> dict[str, Calibration]:
         """The calibration of every site; equal sites share one Hessian, float32 [in_features, in_features].
 
-        `reduce`, where given, replaces a tensor by its mean over the ranks, in place.
-        Raises UserError naming a site that no batch reached.
+        `add_up`, where given, replaces a tensor by its sum over the ranks, in place: every rank then gets what all of
+        them saw. Raises UserError naming a site that no batch reached.
         """
-        if num_batches < 1:
-            raise UserError("calibration saw no batch: quant.calibration_batches must be 1 or more.")
+        total = total_batches(num_batches, add_up, next(iter(self._sums.values()), None))
         shared: dict[tuple[int, ...], Tensor] = {}
         calibrations: dict[str, Calibration] = {}
         for name, module in self._sites.items():
@@ -130,12 +131,22 @@ class HessianCollector:
                     "check the model's calibration_sites()."
                 )
             if products not in shared:
-                hessian = self._sums[id(module)] / num_batches
-                if reduce is not None:
-                    reduce(hessian)
-                shared[products] = hessian
+                if add_up is not None:
+                    add_up(self._sums[id(module)])
+                shared[products] = self._sums[id(module)] / total
             calibrations[name] = Calibration(shared[products], self._counts[id(module)] / num_batches)
         return calibrations
+
+
+def total_batches(num_batches: int, add_up: AddUp | None, like: Tensor | None) -> float:
+    """The batches of all ranks. UserError when this rank saw none: it would add nothing, or not even take part."""
+    if num_batches < 1:
+        raise UserError("calibration saw no batch: quant.calibration_batches must be 1 or more.")
+    if add_up is None or like is None:
+        return num_batches
+    total = torch.tensor(float(num_batches), device=like.device)
+    add_up(total)
+    return float(total)
 
 
 def collect_hessians(
@@ -143,7 +154,7 @@ def collect_hessians(
     run_batches: Iterable[Callable[[], object]],
     console: Console | None = None,
     *,
-    reduce: Callable[[Tensor], object] | None = None,
+    add_up: AddUp | None = None,
 ) -> dict[str, Calibration]:
     """Run the calibration batches and return the calibration of every site, without row moments.
 
@@ -153,7 +164,8 @@ def collect_hessians(
         run_batches: one callable a batch; each runs the model forward (gradients are switched off
             here).
         console: where progress is shown.
-        reduce: mean over the ranks, in place. None keeps this rank's own statistics, as published.
+        add_up: sum over the ranks, in place; each must have a batch. None keeps this rank's own statistics, as
+            published.
 
     Returns:
         name -> Calibration, on the device of the activations.
@@ -169,7 +181,7 @@ def collect_hessians(
             run_batch()
             num_batches += 1
             task.update(num_batches)
-    return collector.result(num_batches, reduce)
+    return collector.result(num_batches, add_up)
 
 
 def collect_row_moments(
@@ -177,6 +189,8 @@ def collect_row_moments(
     run_losses: Iterable[Callable[[], Tensor]],
     calibrations: Mapping[str, Calibration],
     console: Console | None = None,
+    *,
+    add_up: AddUp | None = None,
 ) -> dict[str, Calibration]:
     """The calibrations with the second moments of the gradients at the outputs of the weights.
 
@@ -190,6 +204,7 @@ def collect_row_moments(
         run_losses: one callable a batch, each gives the mean loss, with gradients.
         calibrations: those of the same weights.
         console: where progress is shown.
+        add_up: as in `collect_hessians`.
     """
     console = console or Silent()
     sums = {name: torch.zeros(len(weight), device=weight.device) for name, weight in weights.items()}
@@ -202,11 +217,12 @@ def collect_row_moments(
                     total += gradient.float().square().sum(dim=1)
             num_batches += 1
             task.update(num_batches)
-    if num_batches < 1:
-        raise UserError("calibration saw no batch: quant.calibration_batches must be 1 or more.")
+    batches = total_batches(num_batches, add_up, next(iter(sums.values()), None))
     result = dict(calibrations)
     for name, total in sums.items():
+        if add_up is not None:
+            add_up(total)
         given = calibrations[name]
         trace = given.hessian.diagonal().sum().clamp_min(torch.finfo(torch.float32).tiny)
-        result[name] = replace(given, row_moments=total / num_batches / trace)
+        result[name] = replace(given, row_moments=total / batches / trace)
     return result

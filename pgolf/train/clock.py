@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 # What each side of the contest's time rules consists of, in order. Seconds of other names (validate) count nowhere.
-TRAINING = ("compile", "train", "calibrate", "quantise", "pack")
+TRAINING = ("compile", "train", "calibrate", "generate", "quantise", "pack")
 SCORING = ("load", "compile", "precompute", "score")
 
 # Which phases each reading of a rule counts. Strict: what reads training data counts as training, and what a score

@@ -64,6 +64,6 @@ def test_two_processes_survive_what_happens_to_them(ground: Ground, finished: Pa
     result, alone = (read_json(folder / "summary.json") for folder in (directory, finished))
     assert result["val_bpb"] == pytest.approx(alone["val_bpb"], abs=1e-3)
     assert result["train"]["steps"] == alone["train"]["steps"] and result["train"]["tokens"] == alone["train"]["tokens"]
-    assert set(result["phases"]["training"]) == {"compile", "train", "calibrate", "quantise", "pack"}
+    assert set(result["phases"]["training"]) == {"compile", "train", "calibrate", "generate", "quantise", "pack"}
     assert result["phases"]["training"]["train"] == pytest.approx(result["train"]["seconds"])
     assert set(result["phases"]["scoring"]) == {"load", "compile", "precompute", "score"}

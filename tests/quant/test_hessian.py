@@ -58,10 +58,10 @@ def test_one_input_tensor_is_multiplied_once_and_shared() -> None:
     model = Block()
     sites = {"q": model.query, "k": model.key, "tied": model.query, "out": model.out}
     calls: list[Tensor] = []
-    hessians = collect_hessians(sites, runs(model, batches(2)), reduce=calls.append)
+    hessians = collect_hessians(sites, runs(model, batches(2)), add_up=calls.append)
     assert hessians["q"].hessian is hessians["k"].hessian is hessians["tied"].hessian
     assert hessians["out"].hessian is not hessians["q"].hessian
-    assert len(calls) == 2
+    assert len(calls) == 3  # the number of batches, and two sums
     torch.testing.assert_close(hessians["q"].hessian.double(), gram(model.seen) / 2, rtol=1e-5, atol=1e-5)
 
 
@@ -139,10 +139,12 @@ def test_gradients_still_flow_through_a_listened_forward() -> None:
     assert not collector.result(1)["q"].hessian.requires_grad
 
 
-def test_reduce_replaces_by_the_mean_over_ranks() -> None:
-    module = nn.Linear(2, 2)
-    hessians = collect_hessians({"m": module}, [lambda: module(torch.ones(1, 2))], reduce=lambda h: h.mul_(0.5))
-    assert torch.equal(hessians["m"].hessian, torch.full((2, 2), 0.5))
+def test_what_all_ranks_saw_is_divided_by_all_their_batches() -> None:
+    module, others = nn.Linear(2, 2), iter([torch.tensor(3.0), torch.full((2, 2), 7.0)])
+    hessians = collect_hessians(
+        {"m": module}, [lambda: module(torch.ones(1, 2))], add_up=lambda own: own.add_(next(others))
+    )
+    assert torch.equal(hessians["m"].hessian, torch.full((2, 2), 2.0))
 
 
 def test_a_site_that_is_never_called_is_named() -> None:
