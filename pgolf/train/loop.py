@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from pgolf.console import Console
-from pgolf.data.dataset import Dataset
 from pgolf.data.loaders import Batch, BatchShape, Prefetch
-from pgolf.data.loaders.batch import MakeLoader
+from pgolf.data.loaders.batch import MakeLoader, TrainFiles
 from pgolf.distributed import Group
 from pgolf.errors import UserError
 from pgolf.kernels.attend import Attention
@@ -28,6 +27,7 @@ from pgolf.train.checkpoint import Checkpoints
 from pgolf.train.clock import BudgetClock
 from pgolf.train.course import Course, constant_or, rewarmed
 from pgolf.train.refusals import batch_sizes, refuse_impossible, sequence_lengths
+from pgolf.train.rounding import Rounding, Switch, planned, refuse_few_steps
 from pgolf.train.state import Progress, Session
 from pgolf.train.steps import Steps
 from pgolf.train.warmup import Warmup, rehearse, shapes_once, synthetic
@@ -94,7 +94,7 @@ class Trainer:
         self,
         model: GPT,
         optimizers: RoleOptimizers,
-        dataset: Dataset,
+        dataset: TrainFiles,
         attention: Attention,
         directory: Path,
         *,
@@ -103,18 +103,21 @@ class Trainer:
         console: Console,
         log: Callable[[dict[str, Any]], None],
         validate: Callable[[], dict[str, float]] | None = None,
+        rounding: Rounding | None = None,
     ) -> tuple[Weights, Progress]:
         """Train `model` in place; returns the averaged weights and where training ended.
 
         Continues from the newest state in `directory` that is whole, bit for bit on a CPU. validate: scores the model
-        as it is. Raises interrupts.Interrupted after SIGINT or SIGTERM, once the state of the last step is saved.
+        as it is. rounding: of the weights, near the end. Raises interrupts.Interrupted after SIGINT or SIGTERM, once the
+        state of the last step is saved.
         """
         micro_steps, course = self.micro_steps(group.world_size), self.course(list(model.plans))
+        self.refuse_rounding(rounding, course)
         for remark in optimizers.shard(group):
             console.say(remark)
         clip, loader = copy.deepcopy(self.clip), self.batches(dataset, group)
         progress = Progress()
-        session = Session(model, optimizers, self.averaging(model), clip, loader, progress)
+        session = Session(model, optimizers, self.averaging(model), clip, loader, progress, rounding)
         with clock.phase("compile"):
             loss = self._prepared_loss(session, attention, group, console)
         steps = Steps(
@@ -129,6 +132,7 @@ class Trainer:
             clock,
             console,
             log,
+            None if rounding is None else Switch(rounding, self.schedule, course, group, console, log),
         )
         steps.resume()
         with loader:
@@ -158,6 +162,12 @@ class Trainer:
             batch_tokens=constant_or(self.batch, self.batch_tokens),
         )
 
+    def refuse_rounding(self, rounding: Rounding | None, course: Course) -> None:
+        """ValueError when a budget of steps leaves too few for rounded weights; one of seconds is looked at again after
+        the first steps."""
+        if rounding is not None and self.max_steps is not None:
+            refuse_few_steps(planned(rounding, self.schedule, course, 0.0), rounding.min_steps)
+
     def activation(self, plans: Sequence[str]) -> Activation:
         """When each of a model's plans takes over; `plans` names them in order, the last one is "looped".
 
@@ -186,7 +196,7 @@ class Trainer:
             shared[tokens] = total // world_size
         return shared
 
-    def batches(self, dataset: Dataset, group: Group) -> Prefetch:
+    def batches(self, dataset: TrainFiles, group: Group) -> Prefetch:
         """The training batches of this rank, drawn ahead of the steps that use them.
 
         Where the sequence length changes, documents are drawn whole and cut by the step that takes them.

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pgolf.interop.parity import ttt
+from pgolf.interop.parity import text, ttt
 from pgolf.interop.parity.case import Case, Unsupported
 from tests.support import GOLDEN
 
@@ -54,8 +54,8 @@ def test_differences_are_found():
 
 
 def test_chosen_documents_are_charged_for_what_follows_them():
-    text = ttt.text_of(np.array([1, 5, 6, 1, 7, 1, 8, 9]), np.array([0, 1, 1, 0, 1, 0, 1, 1]), np.array([0, 3, 5]))
-    first = ttt._documents(text, [0, 1])
+    given = text.text_of(np.array([1, 5, 6, 1, 7, 1, 8, 9]), np.array([0, 1, 1, 0, 1, 0, 1, 1]), np.array([0, 3, 5]))
+    first = text.chosen_documents(given, [0, 1])
     assert first.tokens.tolist() == [1, 5, 6, 1, 7, 1] and first.document_starts.tolist() == [0, 3]
-    last = ttt._documents(text, [0, 2])
+    last = text.chosen_documents(given, [0, 2])
     assert last.tokens.tolist() == [1, 5, 6, 1, 8, 9] and last.document_starts.tolist() == [0, 3]

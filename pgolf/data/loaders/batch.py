@@ -73,6 +73,14 @@ class Loader(Protocol):
         """Continue where `state` was taken. UserError when it belongs to another run's data."""
 
 
+class TrainFiles(Protocol):
+    """What training reads of a prepared data set: the token shards, in order."""
+
+    @property
+    def train_files(self) -> list[Path]:
+        """The files."""
+
+
 MakeLoader = Callable[[Sequence[Path], int, int, BatchShape], Loader]
 """loader(files, world_size, rank, shape): what a node of `train/loader` becomes."""
 

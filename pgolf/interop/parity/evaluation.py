@@ -52,19 +52,12 @@ def published_evaluation(case: Case) -> Outcome:
     tokens = case.arrays["val_tokens_all"][:kept]
     charged = {"lut": _lut_bytes(table, tokens), "sidecar": case.arrays["val_bytes_all"][:kept].astype(np.int32)}
     model = build_model(str(meta["script"]), meta["config"], case.below("p/"))
+    strategy: Chunked | Sliding
     for name, result in meta["results"].items():
         if found := _EVAL_VAL.fullmatch(name):
             world, rank = int(found["ws"]), int(found["rank"])
             rows = meta["val_batch_tokens"] // (_ranks_times_steps(world) * length)
-            share = coverage.rows(kept, length, world, rank)
-            cut = slice(int(share[0]) - 1, int(share[-1]) + 1)
-            strategy: Chunked | Sliding = Chunked(
-                sequence_tokens=length,
-                rows=ROWS,
-                documents="packed",
-                batch_tokens=rows * length,
-                coverage="whole_batches",
-            )
+            cut, strategy = chunk_of_rank(kept, length, rows, world, rank)
             part, part_bytes = tokens[cut], charged[found["rule"]][cut]
         elif found := _SLIDING_1626.fullmatch(name):
             if model.smear is not None:
@@ -84,6 +77,21 @@ def published_evaluation(case: Case) -> Outcome:
         "eval_val under coverage=whole_batches: the text after a rank's last whole batch is not scored, as published"
     )
     return compare.outcome()
+
+
+def chunk_of_rank(
+    num_tokens: int, sequence_tokens: int, rows: int, world_size: int, rank: int
+) -> tuple[slice, Chunked]:
+    """The tokens that eval_val gives to a rank, and its walk over them: whole batches of `rows` sequences alone."""
+    share = coverage.rows(num_tokens, sequence_tokens, world_size, rank)
+    strategy = Chunked(
+        sequence_tokens=sequence_tokens,
+        rows=ROWS,
+        documents="packed",
+        batch_tokens=rows * sequence_tokens,
+        coverage="whole_batches",
+    )
+    return slice(int(share[0]) - 1, int(share[-1]) + 1), strategy
 
 
 def baseline_evaluation(case: Case) -> Outcome:

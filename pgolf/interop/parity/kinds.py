@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pgolf.interop.parity import caseops, evaluation, loaders, models, optim, quant, recipe, ttt
+from pgolf.interop.parity import caseops, evaluation, loaders, models, optim, pipeline, quant, recipe, train, ttt
 from pgolf.interop.parity.case import Case, Outcome, Unsupported
 
 Runner = Callable[[Case], Outcome]
@@ -22,10 +22,10 @@ KINDS: dict[str, Runner] = {
     "gptq_baseline_int8": quant.baseline,
     "gptq_byteshuffle": quant.byte_shuffle,
     "gptq_core": quant.core,
-    "gptq_e2e": quant.end_to_end,
+    "gptq_e2e": pipeline.end_to_end,
     "gptq_gate_int8row": quant.gate_rows,
     "gptq_lqer_pack": quant.lqer_factors,
-    "gptq_roundtrip": quant.round_trip,
+    "gptq_roundtrip": pipeline.round_trip,
     "loader_baseline": loaders.sequential,
     "loader_cu_seqlens": loaders.cu_seqlens,
     "loader_docpack": loaders.document_packing,
@@ -35,6 +35,7 @@ KINDS: dict[str, Runner] = {
     "muon_ns": optim.newton_schulz,
     "optimizer_groups": recipe.optimizer_groups,
     "schedule": recipe.schedules,
+    "train_": train.training,
     "ttt_": ttt.phased,
     "ttt_forward_": models.adapted_forward,
     "ttt_lora_baseline": ttt.per_document,

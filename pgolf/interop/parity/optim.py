@@ -4,13 +4,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pgolf.interop.parity.build import SMEAR_STOPS_AT_BOS
 from pgolf.interop.parity.case import Array, Case, Comparison, Outcome, Unsupported
 from pgolf.optim.averaging import ExponentialAverage
 from pgolf.optim.muon import Muon, PrecisionName
 from pgolf.optim.newton_schulz import POLAR_EXPRESS, STOCK, Coefficients, Rounding, orthogonalise
 
 RELATIVE = 1e-5  # norm of the error over the norm of what is expected, where the published script ran in fp32
-POLAR_SCRIPTS = frozenset({"1787", "1855"})
+POLAR_SCRIPTS = frozenset({"1787", "1934", "1950", "2130", "2135"}) | SMEAR_STOPS_AT_BOS
+"""PR 1787 and what was made from it."""
+STOCK_SCRIPTS = frozenset({"1530", "1610", "1626", "1667", "1700", "1727", "1729", "1736", "1767", "1769"})
+"""The other scripts with parameter banks."""
 EARLY_SCRIPTS = frozenset({"root", "naive", "lora", "slide", "1394", "1413", "1493", "1514"})  # before banks
 PRECISIONS: dict[tuple[bool, bool], PrecisionName] = {  # (bf16, early); early scripts always send updates in bf16
     (True, True): "bf16_iteration",
@@ -57,7 +61,7 @@ def muon(case: Case) -> Outcome:
         weight_decay=options.pop("weight_decay", 0.0),
         nesterov=options.pop("nesterov", True),
         row_normalise=options.pop("row_normalize", False),
-        newton_schulz_steps=_steps(options.pop("backend_steps", 5), script),
+        newton_schulz_steps=newton_schulz_steps(options.pop("backend_steps", 5), script),
         coefficients="polar_express" if script in POLAR_SCRIPTS else "stock",
         precision=PRECISIONS[bf16, early],
     )
@@ -93,7 +97,7 @@ def average(case: Case) -> Outcome:
     return comparison.outcome()
 
 
-def _steps(steps: int, script: str) -> int:
+def newton_schulz_steps(steps: int, script: str) -> int:
     """Polar Express has five iterations; the published script stops after them whatever it was asked for."""
     return min(steps, len(POLAR_EXPRESS)) if script in POLAR_SCRIPTS else steps
 

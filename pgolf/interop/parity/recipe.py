@@ -43,9 +43,9 @@ def schedules(case: Case) -> Outcome:
                 position = _position(config, row)
                 if "frac" in row:
                     comparison.close(f"{where} frac", position.fraction, row["frac"], EXACT)
-                comparison.close(f"{where} lr_mul", _warmdown(config).at(position), row["lr_mul"], EXACT)
+                comparison.close(f"{where} lr_mul", warmdown_of(config).at(position), row["lr_mul"], EXACT)
                 if row["muon_momentum"] is not None:  # None: the script leaves what it set before
-                    momentum = _momentum(config).at(position)
+                    momentum = momentum_of(config).at(position)
                     comparison.close(f"{where} muon_momentum", momentum, row["muon_momentum"], EXACT)
                 if "looping" in row:
                     comparison.exact(f"{where} looping", _plan(config).at(position) == "looped", row["looping"])
@@ -87,7 +87,8 @@ def _position(config: Mapping[str, Any], row: Mapping[str, Any]) -> Position:
     return Position(row["step"], fraction, seconds)
 
 
-def _warmdown(config: Mapping[str, Any]) -> Schedule:
+def warmdown_of(config: Mapping[str, Any]) -> Schedule:
+    """Multiplier on the learning rates."""
     if "warmdown_iters" in config:
         limit = config["max_wallclock_seconds"]
         return StepWarmdown(
@@ -97,7 +98,8 @@ def _warmdown(config: Mapping[str, Any]) -> Schedule:
     return Warmdown(fraction=fraction, floor=floor) if fraction > 0 else Constant(value=1.0)
 
 
-def _momentum(config: Mapping[str, Any]) -> Schedule:
+def momentum_of(config: Mapping[str, Any]) -> Schedule:
+    """Momentum of Muon."""
     start, end = config["muon_momentum_warmup_start"], config["muon_momentum"]
     steps = config["muon_momentum_warmup_steps"]
     return MomentumRamp(start=start, end=end, steps=steps) if steps > 0 else Constant(value=end)
