@@ -110,11 +110,15 @@ class Scorer:
     def mix(self, experts: Experts | None) -> None:
         """From now on `experts` are mixed into every distribution before it is charged; None or none of them: nothing.
 
+        Experts that keep what they learned from other documents make `documents` "remembered", unless it is joined.
         Only before anything is scored (ValueError).
         """
         if self.ledger.running().tokens:
             raise ValueError("experts can be mixed in only before anything is scored")
         self._mixture = Mixture(experts, self._starts) if experts else None
+        keeping = any(getattr(expert, "history", "document") != "document" for expert in (experts or {}).values())
+        if keeping and self.documents == "isolated":
+            self.documents = "remembered"
 
     def gains(self) -> dict[str, Gain]:
         """What each expert did, over all processes of the group, which must ask together."""

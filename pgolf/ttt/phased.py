@@ -86,8 +86,9 @@ class Phased:
         small.chunks = self.chunks.at_most(32)
         small.context_tokens = min(self.context_tokens, 2 * small.chunks.largest)
         small.rows = min(self.rows, 2)
-        small.chains, small.max_seconds = 1, None
-        small.prefix_docs = max(1, documents - 1)
+        small.chains = min(self.chains, 2) if documents > 2 * small.rows else 1  # one must get two batches to go on
+        small.max_seconds = None
+        small.prefix_docs = max(1, documents - small.rows)  # the last phase comes before the last batch
         small.phases = min(self.phases, small.prefix_docs)
         what = (
             f"{small.rows} documents a batch, {small.phases} phases, chunks of {small.chunks.largest} tokens seen from "
