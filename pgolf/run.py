@@ -153,6 +153,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
         console=shop.console,
         log=shop.record.log,
         validate=functools.partial(_validate, shop, model),
+        rounding=recipe.quant.training(model, functools.partial(_calibrate, shop, model)),
     )
     if shop.group.leads:
         weights = {name: value.to(model.state_dict()[name].dtype).contiguous() for name, value in averaged.items()}
@@ -162,6 +163,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
         "steps": progress.step,
         "tokens": progress.tokens,
         "looped_at": progress.looped_at,
+        "rounded_at": progress.rounded_at,
         "seconds": clock.elapsed("train"),
         "phases": clock.seconds,
         "data_seconds": progress.data_seconds,
@@ -333,7 +335,7 @@ def _summary(shop: Workshop, parameters: int) -> dict[str, Any]:
         "classes": compress.get("classes"),
         "train": None
         if train is None
-        else {key: train[key] for key in ("steps", "tokens", "seconds", "data_seconds", "looped_at")},
+        else {key: train[key] for key in ("steps", "tokens", "seconds", "data_seconds", "looped_at", "rounded_at")},
         "model": {"parameters": parameters},
         "audit": record.result("audit"),
         "baselines": record.result("prepare")["baselines"],

@@ -74,6 +74,8 @@ def _build_model(config: dict[str, Any], parts: dict[str, Any]) -> None:
                 parts["optim"](model)
     if "quant" in parts:
         _check_calibration(model, parts["quant"])
+    if {"quant", "train"} <= parts.keys():
+        _check_rounding(config, model, parts)
 
 
 def _check_calibration(model: Any, quant: Any) -> None:
@@ -96,6 +98,18 @@ def _check_calibration(model: Any, quant: Any) -> None:
             f"tensor {lacking[0]} multiplies nothing, so its scheme has no Hessian: choose one for "
             "its role that needs none, or quant=int8",
         )
+
+
+def _check_rounding(config: dict[str, Any], model: Any, parts: dict[str, Any]) -> None:
+    """Whether training with rounded weights rounds something, for enough steps."""
+    from pgolf.quant.compress import Compressor
+    from pgolf.train.loop import Trainer
+
+    quant, train = parts["quant"], parts["train"]
+    if isinstance(quant, Compressor) and isinstance(train, Trainer) and quant.qat is not None:
+        with blaming(config["quant"], "quant"):
+            rounding = quant.training(model, lambda names, with_moments: {})
+            train.refuse_rounding(rounding, train.course(list(model.plans)))
 
 
 def _attempt(problems: list[Problem], config: dict[str, Any], action: Callable[[], None]) -> None:

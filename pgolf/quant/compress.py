@@ -10,6 +10,8 @@ from torch import Tensor
 
 from pgolf.console import Console, Silent
 from pgolf.errors import UserError
+from pgolf.model.gpt import GPT
+from pgolf.model.roles import parameter_roles
 from pgolf.quant import packer
 from pgolf.quant.calibration import Text, TrainingText
 from pgolf.quant.coders import CODERS
@@ -20,6 +22,8 @@ from pgolf.quant.header import Header
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.outcome import class_rows, error_norm, tensor_row
 from pgolf.quant.packer import RowOrder
+from pgolf.quant.qat import Calibrate, LateQat, WeightRounding
+from pgolf.quant.rotation import Online as Turns
 from pgolf.quant.rotation import Site, marked
 from pgolf.quant.rotations import Rotation
 from pgolf.quant.rules import Choice, Chooser, Rule
@@ -43,6 +47,7 @@ class Compressor:
         matrix, embedding, head, scalar, gate: the scheme of each role; None: the model must have no
             such tensor.
         coder: entropy coder, a key of `pgolf.quant.coders.CODERS`.
+        qat: rounding of the weights while they are trained; None: none.
         calibration: the text behind the Hessians, and which processes read it; None: training text, all of them.
         calibration_batches: how many batches of it, where it leaves that open (read by the run, unused without GPTQ).
         limit_bytes: budget of artifact and code together, decimal bytes.
@@ -81,6 +86,7 @@ class Compressor:
         correction: Lqer | None = None,
         rotation: Rotation | None = None,
         calibration: Text | None = None,
+        qat: LateQat | None = None,
     ):
         if coder not in CODERS:
             raise ValueError(f"coder={coder!r}: choose one of {', '.join(CODERS)}.")
@@ -108,7 +114,7 @@ class Compressor:
         self.calibration, self.calibration_batches = calibration or TrainingText(), calibration_batches
         self.limit_bytes = limit_bytes
         self.protection, self.correction = protection, correction
-        self.rotation = rotation
+        self.rotation, self.qat = rotation, qat
 
     def _choose(self, state: Mapping[str, Tensor], roles: Mapping[str, str]) -> list[Choice]:
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -124,6 +130,25 @@ class Compressor:
         """Names of the tensors whose scheme needs the second moments of output gradients."""
         choices = self.chooser.choose(shapes, roles, set(shapes) - set(roles))
         return [c.name for c in choices if c.scheme is not None and c.scheme.needs_moments]
+
+    def training(self, model: GPT, calibrate: Calibrate) -> WeightRounding | None:
+        """The rounding of `model` while it is trained, None without. `calibrate`: see `pgolf.quant.qat`.
+
+        ValueError when there is nothing to round, or the weights will be quantised in a basis that training does not
+        know."""
+        if self.qat is None:
+            return None
+        roles = parameter_roles(model)
+        sites: dict[str, Site] = {} if self.rotation is None else self.rotation.sites(roles)
+        if self.rotation is not None and not sites:
+            raise ValueError(
+                "quant.qat rounds weights in the basis they are trained in, and quant.rotation=internal_only leaves "
+                "that afterwards: choose quant/rotation=online or none"
+            )
+        turns = None if self.rotation is None else Turns(self.rotation.description["seed"])
+        return WeightRounding(
+            self.qat, model, self._choose(model.state_dict(), roles), self.target_bytes, calibrate, sites, turns
+        )
 
     def compress(
         self,

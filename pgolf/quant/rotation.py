@@ -80,7 +80,7 @@ class Online:
         """W from W R; ValueError when it is no matrix."""
         if weight.ndim != 2:
             raise ValueError(f"a tensor of shape {tuple(weight.shape)} cannot have been rotated")
-        return (weight.double() @ self.matrix(site, weight.shape[1]).T).to(weight.dtype)
+        return (weight.double() @ self.matrix(site, weight.shape[1]).T.to(weight.device)).to(weight.dtype)
 
 
 def of_metadata(metadata: dict[str, Any]) -> Online | None:

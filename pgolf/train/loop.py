@@ -108,8 +108,8 @@ class Trainer:
         """Train `model` in place; returns the averaged weights and where training ended.
 
         Continues from the newest state in `directory` that is whole, bit for bit on a CPU. validate: scores the model
-        as it is. rounding: of the weights, near the end. Raises interrupts.Interrupted after SIGINT or SIGTERM, once the
-        state of the last step is saved.
+        as it is. rounding: of the weights, near the end. Raises interrupts.Interrupted after SIGINT or SIGTERM, once
+        the state of the last step is saved.
         """
         micro_steps, course = self.micro_steps(group.world_size), self.course(list(model.plans))
         self.refuse_rounding(rounding, course)

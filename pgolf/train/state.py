@@ -1,7 +1,8 @@
 """Everything that training must remember to go on as if it had never stopped."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -14,10 +15,23 @@ from pgolf.optim.roles import RoleOptimizers
 from pgolf.train.positions import position_of
 
 
+class Remembering(Protocol):
+    """What has a state that a checkpoint keeps."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as plain data and tensors on the CPU."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a state."""
+        ...
+
+
 @dataclass
 class Progress:
     """Where training stands. data_seconds: how long it has waited for batches; sequence_tokens: of the present stage,
-    which began at the step changed_at (None: the first)."""
+    which began at the step changed_at (None: the first); rounded_at: the first step with rounded weights (None: none so
+    far)."""
 
     step: int = 0
     tokens: int = 0
@@ -25,6 +39,7 @@ class Progress:
     looped_at: int | None = None
     sequence_tokens: int | None = None
     changed_at: int | None = None
+    rounded_at: int | None = None
 
 
 @dataclass
@@ -37,14 +52,16 @@ class Session:
     clip: Clip
     loader: Prefetch
     progress: Progress
+    rounding: Remembering | None = None
 
     def gathered(self, group: Group, seconds: float) -> dict[str, Any]:
         """The state of all ranks together. Every rank calls it after a whole step, and each gets all of it.
 
         The tensors are those that training goes on to change.
         """
+        learned = {} if self.rounding is None else {"rounding": self.rounding.state_dict()}
         own = {"loader": self.loader.state_dict(), "random": _random_state(group.device)}
-        return {
+        return learned | {
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "average": self.average.state_dict(),
@@ -65,6 +82,8 @@ class Session:
         self.average.load_state_dict(state["average"])
         self.clip.load_state_dict(state["clip"])
         vars(self.progress).update(state["progress"])
+        if self.rounding is not None:
+            self.rounding.load_state_dict(state["rounding"])
         self.model.set_plan(state["plan"])
         if len(ranks) == group.world_size:
             _set_random_state(ranks[group.rank]["random"], group.device)

@@ -1,5 +1,6 @@
 """One run of the training loop, step by step."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pgolf.train.checkpoint import Checkpoints
 from pgolf.train.clock import BudgetClock
 from pgolf.train.course import Course, Settings, logged
 from pgolf.train.diagnosis import finite, first_not_finite
+from pgolf.train.rounding import Switch
 from pgolf.train.state import Session
 
 SLOW_STEP, SLOWER = 60.0, 50.0  # seconds, and how many times the mean step, from which a step is remarked on
@@ -39,7 +41,8 @@ class Steps:
     """The steps of one run: what they work with, and what is done between them.
 
     micro_steps: micro-batches of a rank by tokens of a batch; loss: mean loss of a micro-batch whose longest sequence
-    has so many tokens; recut: whether sequences are cut to the length of the stage here, and not by the loader.
+    has so many tokens; recut: whether sequences are cut to the length of the stage here, and not by the loader; switch:
+    turns rounding of the weights on, where they are rounded at all.
     """
 
     course: Course
@@ -53,6 +56,7 @@ class Steps:
     clock: BudgetClock
     console: Console
     log: Callable[[dict[str, Any]], None]
+    switch: Switch | None = None
     saved_step: int = 0
     saved_at: float = 0.0
     agreed_at: float = 0.0
@@ -101,6 +105,8 @@ class Steps:
         """One optimiser step and its record; gives the loss. UserError when that is not a number."""
         progress, average = self.session.progress, self.session.average
         settings = self._enter(moment)
+        if self.switch is not None:
+            self.switch.before_step(progress, moment.fraction, moment.seconds)
         taken = self._taken(settings.sequence_tokens)
         loss, grad_norm = self._optimise(taken, settings)
         after = Position(progress.step + 1, self.course.fraction(progress.step + 1, moment.seconds), moment.seconds)
@@ -129,6 +135,8 @@ class Steps:
         """Wait for the last checkpoint, and record what was planned, and what of it never happened."""
         self.checkpoints.close()
         progress, seconds = self.session.progress, self.clock.elapsed("train")
+        if self.switch is not None:
+            self.switch.conclude(progress)
         last = Position(progress.step, self.course.fraction(progress.step, seconds), seconds)
         missed = self.course.never_happened(last)
         planned = self.course.table(seconds / max(progress.step, 1))
@@ -163,10 +171,11 @@ class Steps:
         optimizers, micro_steps = self.session.optimizers, self.micro_steps[settings.batch_tokens]
         optimizers.zero_grad()
         total = torch.zeros((), device=self.group.device)
-        for _ in range(micro_steps):
-            loss = self.loss(taken.next(), settings.sequence_tokens) / micro_steps
-            loss.backward()
-            total += loss.detach()
+        with self.switch.applied(self.session.progress) if self.switch is not None else contextlib.nullcontext():
+            for _ in range(micro_steps):
+                loss = self.loss(taken.next(), settings.sequence_tokens) / micro_steps
+                loss.backward()
+                total += loss.detach()
         norm = self.exchange.average([total])
         mean_loss, grad_norm = float(total), float(norm)
         if math.isfinite(mean_loss) and math.isfinite(grad_norm):

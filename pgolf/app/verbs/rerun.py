@@ -53,6 +53,8 @@ def open_sources(run: str, overrides: list[str], options: argparse.Namespace, mu
         raise ConfigError(
             [f"{key} (command line): a finished run keeps it; only {', '.join(CHANGEABLE)} can change" for key in fixed]
         )
+    if any(_key(one).replace("/", ".").startswith("quant.qat") for one in overrides):
+        raise ConfigError(["quant.qat (command line): a finished run was trained with or without it, that stays"])
     composed_jobs = composed(_merged(_stored_overrides(directory), overrides), options, multirun)
     jobs = [replace(job, config=_with_parts(stored, job, changed), directory=directory) for job in composed_jobs]
     check.require_valid(jobs)
@@ -63,8 +65,10 @@ def open_sources(run: str, overrides: list[str], options: argparse.Namespace, mu
 
 
 def _with_parts(stored: dict[str, Any], job: Job, changed: frozenset[str]) -> dict[str, Any]:
-    """The run's configuration with the parts of the job that were changed."""
+    """The run's configuration with the parts of the job that were changed, and without what only training knows."""
     config = {**stored, **{key: job.config[key] for key in changed & job.config.keys()}}
+    if isinstance(config["quant"], dict):
+        config["quant"] = {key: node for key, node in config["quant"].items() if key != "qat"}
     if not Path(config["paths"]["data"]).is_dir() and "paths" in job.config:
         config["paths"] = job.config["paths"]  # the run was copied from another machine
     return {**config, "force": job.config.get("force", False)}

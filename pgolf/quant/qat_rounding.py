@@ -1,0 +1,96 @@
+"""What a scheme makes of a weight when nothing is known of its inputs: each value to its nearest level.
+
+Quantisation-aware training rounds with the steps of the export (one rule for both), many times and wherever the weights
+are; the error feedback of GPTQ, protections and corrections come at the export alone.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from pgolf.quant.encoded import decode, grid_steps
+from pgolf.quant.gptq import safe_steps
+from pgolf.quant.hessian import Calibration
+from pgolf.quant.schemes import (
+    BFloat16,
+    Float8,
+    Float32,
+    Gptq,
+    Half,
+    HessianClip,
+    Int8Rows,
+    PercentileRows,
+    Scheme,
+    SensitivityGptq,
+)
+from pgolf.quant.schemes.int8 import row_quantiles
+from pgolf.quant.schemes.sensitivity import GRID, LEVELS
+
+NEGLIGIBLE = (Half, BFloat16, Float32)
+"""Schemes that change weights by so little that training need not know."""
+
+
+def steps_need_calibration(scheme: Scheme) -> bool:
+    """Whether the steps follow from calibration and not from the weight alone."""
+    return scheme.needs_moments or isinstance(scheme, HessianClip)
+
+
+@functools.singledispatch
+def rounded(scheme: Scheme, weight: Tensor, steps: Tensor | None = None) -> Tensor:
+    """The values, float32, that `scheme` would give back for `weight` float32 of any shape, on its device.
+
+    steps: float32 [rows] of a scheme whose steps need calibration, as they were when they were learned. Schemes without
+    a rule of their own here encode and decode on the CPU, as the export does.
+    """
+    given = None
+    if scheme.needs_hessian:
+        rows, cols = weight.shape
+        given = Calibration(torch.eye(cols), 1.0, torch.ones(rows))
+    return decode(scheme.quantise(weight.cpu(), given)).float().to(weight.device)
+
+
+def _nearest(weight: Tensor, steps: Tensor, levels: int) -> Tensor:
+    steps = safe_steps(steps)[:, None]
+    return torch.round(weight / steps).clamp_(-levels, levels) * steps
+
+
+@rounded.register
+def _(scheme: Gptq, weight: Tensor, steps: Tensor | None = None) -> Tensor:
+    scales = scheme.scales(weight, Calibration(weight.new_zeros(0, 0))) if steps is None else steps
+    return _nearest(weight, scales.half(), scheme.levels)
+
+
+@rounded.register
+def _(scheme: HessianClip, weight: Tensor, steps: Tensor | None = None) -> Tensor:
+    if steps is None:
+        steps = scheme.scales(weight, Calibration(torch.eye(weight.shape[1], device=weight.device)))
+    return _nearest(weight, steps.half(), scheme.levels)
+
+
+@rounded.register
+def _(scheme: SensitivityGptq, weight: Tensor, steps: Tensor | None = None) -> Tensor:
+    # A trellis rounds finer than to multiples of its step, by 12 % of the error; its paths are too slow to follow here.
+    if steps is None:
+        raise ValueError(f"the steps of {scheme.label} follow from calibration")
+    return _nearest(weight, grid_steps(torch.round(GRID * steps.log2())), LEVELS)
+
+
+@rounded.register
+def _(scheme: PercentileRows, weight: Tensor, steps: Tensor | None = None) -> Tensor:
+    magnitudes, tried = weight.abs(), []
+    for share in scheme.percentiles:
+        clip = magnitudes.amax(dim=1) if share == 1 else row_quantiles(magnitudes, share)
+        tried.append(_nearest(weight, (clip.clamp_min(scheme.least_clip) / scheme.levels).half(), scheme.levels))
+    errors = torch.stack([(one - weight).square().mean() for one in tried])
+    return torch.stack(tried)[errors.argmin()]
+
+
+@rounded.register
+def _(scheme: Int8Rows, weight: Tensor, steps: Tensor | None = None) -> Tensor:
+    return _nearest(weight, (weight.abs().amax(dim=1).clamp_min(1e-10) / 127).half(), 127)
+
+
+@rounded.register
+def _(scheme: Float8, weight: Tensor, steps: Tensor | None = None) -> Tensor:
+    return weight.to(torch.float8_e4m3fn).float()
