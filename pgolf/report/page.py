@@ -1,10 +1,11 @@
-"""One HTML page that opens without a network: images inside, plain CSS, no scripts."""
+"""One HTML page that opens without a network: images, style and script are inside."""
 
 import base64
 import html
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pgolf.report.script import SCRIPT
 from pgolf.report.sections import Table
 from pgolf.report.tables import html_table
 
@@ -21,18 +22,33 @@ img { max-width: 100%; height: auto; display: block; margin: 0.6rem 0; }
 table { border-collapse: collapse; font-size: 0.86rem; }
 th, td { border-bottom: 1px solid #e4e4e4; padding: 0.25rem 0.7rem; text-align: left;
          vertical-align: top; }
-th { background: #f6f6f6; }
+th { background: #f6f6f6; cursor: pointer; white-space: nowrap; }
+th:hover { background: #ececec; }
+th[aria-sort=ascending]::after { content: " \\25b2"; font-size: 0.7em; }
+th[aria-sort=descending]::after { content: " \\25bc"; font-size: 0.7em; }
+tr.unselected td { color: #aaa; }
+button { font: inherit; font-size: 0.86rem; margin-right: 0.5rem; }
+svg { max-width: 100%; height: auto; display: block; margin: 0.6rem 0; }
+svg text { font-family: system-ui, sans-serif; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 """.strip()
 
 
+SELECT = (
+    '<p><button type="button" data-select="all">show all</button>'
+    '<button type="button" data-select="none">show none</button>'
+    "boxes choose the runs whose curves are drawn; a click on a heading sorts</p>"
+)
+
+
 @dataclass
 class Section:
-    """A heading with warnings, tables and images (path and alternative text) below it."""
+    """A heading with warnings, tables, drawings (a title and SVG text) and images (path and alternative text) below."""
 
     title: str
     warnings: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    drawings: list[tuple[str, str]] = field(default_factory=list)
     images: list[tuple[Path, str]] = field(default_factory=list)
 
 
@@ -44,7 +60,7 @@ def render_page(title: str, lead: str, sections: list[Section]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{STYLE}\n</style>\n</head>\n<body>\n"
         f'<h1>{html.escape(title)}</h1>\n<p class="lead">{html.escape(lead)}</p>\n'
-        f"{body}\n</body>\n</html>\n"
+        f"{body}\n<script>\n{SCRIPT}\n</script>\n</body>\n</html>\n"
     )
 
 
@@ -53,7 +69,11 @@ def _section(section: Section) -> str:
     parts += [f'<p class="warning">{html.escape(text)}</p>' for text in section.warnings]
     for table in section.tables:
         parts.append(f"<h3>{html.escape(table.title)}</h3>")
-        parts.append(html_table(table.headers, table.rows, table.left))
+        if table.selectable:
+            parts.append(SELECT)
+        parts.append(html_table(table.headers, table.rows, table.left, table.selectable))
+    for heading, drawing in section.drawings:
+        parts += [f"<h3>{html.escape(heading)}</h3>", drawing]
     for path, description in section.images:
         data = base64.b64encode(path.read_bytes()).decode()
         alternative = html.escape(description, quote=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pgolf.errors import UserError
 from pgolf.files import write_bytes
-from pgolf.report import plots, sections, settings
+from pgolf.report import curves, plots, sections, settings
 from pgolf.report.comparability import check_denominator
 from pgolf.report.comparison import Group, make_groups
 from pgolf.report.page import Section, render_page
@@ -79,6 +79,9 @@ def _overview(groups: list[Group], found: Found, out: Path) -> Section:
         sections.problems_table(found.problems),
     ]
     section.tables = [table for table in tables if table]
+    curves_of_all = curves.loss_curves(groups)
+    if curves_of_all:
+        section.drawings = [("Training loss of every run, smoothed", curves_of_all)]
     images: list[tuple[Path | None, str]] = []
     if len(found.runs) > 1:
         path = plots.group_bpb(groups, out / "groups.png")

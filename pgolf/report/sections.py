@@ -13,12 +13,13 @@ STAGE_NAMES = (("pre_quant", "trained"), ("post_quant", "compressed"), ("final",
 
 @dataclass(frozen=True)
 class Table:
-    """One table; the first `left` columns hold words, the others numbers."""
+    """One table; the first `left` columns hold words, the others numbers. selectable: rows are runs to be shown or not."""
 
     title: str
     headers: list[str]
     rows: list[list[str]]
     left: int = 1
+    selectable: bool = False
 
 
 def groups_table(groups: list[Group]) -> Table:
@@ -74,7 +75,7 @@ def runs_table(groups: list[Group]) -> Table:
             folder = run.directory.name
             rows.append([group.label, folder, str(run.seed), *stages, total, verdict])
     headers = ["group", "run", "seed", *[f"{name} BPB" for _, name in STAGE_NAMES]]
-    return Table("Runs", [*headers, "artifact bytes", "audit"], rows, left=2)
+    return Table("Runs", [*headers, "artifact bytes", "audit"], rows, left=2, selectable=True)
 
 
 def stages_table(run: Run) -> Table:

@@ -32,8 +32,8 @@ def markdown_table(headers: Sequence[str], rows: Rows, left: int = 1) -> str:
     return "\n".join([line(headers), line(marks), *[line(row) for row in rows]])
 
 
-def html_table(headers: Sequence[str], rows: Rows, left: int = 1) -> str:
-    """A table element; every cell is escaped."""
+def html_table(headers: Sequence[str], rows: Rows, left: int = 1, selectable: bool = False) -> str:
+    """A table element; every cell is escaped. selectable: a checked box before each row, its value the row's number."""
 
     def cells(tag: str, row: Sequence[str]) -> str:
         parts = []
@@ -42,6 +42,15 @@ def html_table(headers: Sequence[str], rows: Rows, left: int = 1) -> str:
             parts.append(f"<{tag}{side}>{html.escape(cell)}</{tag}>")
         return "<tr>" + "".join(parts) + "</tr>"
 
-    body = "".join(cells("td", row) for row in rows)
+    def boxed(number: int, row: str) -> str:
+        label = html.escape(rows[number][1] if left > 1 else rows[number][0], quote=True)
+        box = f'<td><input type="checkbox" class="run" value="{number}" checked aria-label="show {label}"></td>'
+        return row.replace("<tr>", f"<tr>{box}", 1)
+
+    lines = [cells("td", row) for row in rows]
     head = cells("th", headers)
+    if selectable:
+        lines = [boxed(number, line) for number, line in enumerate(lines)]
+        head = head.replace("<tr>", "<tr><th>shown</th>", 1)
+    body = "".join(lines)
     return f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
