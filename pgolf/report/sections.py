@@ -13,7 +13,7 @@ STAGE_NAMES = (("pre_quant", "trained"), ("post_quant", "compressed"), ("final",
 
 @dataclass(frozen=True)
 class Table:
-    """One table; the first `left` columns hold words, the others numbers. selectable: rows are runs to be shown or not."""
+    """One table; the first `left` columns hold words, the others numbers. selectable: rows are runs to show."""
 
     title: str
     headers: list[str]

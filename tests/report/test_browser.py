@@ -33,7 +33,7 @@ def opened(report):
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
-        complaints = []
+        complaints, requested = [], []
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(
@@ -41,6 +41,7 @@ def opened(report):
             lambda request: None if request.url.startswith(("file:", "data:")) else complaints.append(request.url),
         )
         page.goto(report.as_uri())
+        complaints += [url for url in requested if not url.startswith(("file:", "data:"))]
         yield page, complaints
         browser.close()
 
