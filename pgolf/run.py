@@ -28,8 +28,8 @@ from pgolf.model.gpt import GPT
 from pgolf.model.roles import parameter_roles, stream
 from pgolf.model.sample import continuation
 from pgolf.quant import container
+from pgolf.quant.budget import artifact_bytes, write_code
 from pgolf.quant.calibration import Ground, calibrate
-from pgolf.quant.code import artifact_bytes, write_code_archive
 from pgolf.quant.hessian import Calibration
 from pgolf.record import Tracker
 from pgolf.score.ledger import Total
@@ -73,12 +73,14 @@ def evaluate(
     """Score a finished run again in `directory` without training: from its averaged weights when `requantise`, else
     from its artifact."""
     shop = Workshop(recipe, identity, directory, group, console, tracker, begun=read_json(source / "run.json"))
-    needed = ["model.safetensors"] if requantise else ["artifact.pgolf", "code.zip"]
+    needed = ["model.safetensors"] if requantise else ["artifact.pgolf"]
     for name in needed:
         if not (source / name).exists():
             raise UserError(f"{source} has no {name}: its run has not come that far. Run it to the end first.")
         if group.leads and not (directory / name).exists():
             write_bytes(directory / name, (source / name).read_bytes())
+    if group.leads and not requantise:
+        write_code(directory, recipe.modules)  # another strategy is other code
     group.barrier()
     shop.record.stage("prepare", lambda: _prepare(shop))
     _ = shop.dataset
@@ -202,21 +204,22 @@ def _compress(shop: Workshop) -> dict[str, Any]:
     clock = BudgetClock()
     with clock.phase(recipe.quant.calibration.phase):
         calibrations = _calibrate(shop, model, names, with_moments)
-    weights, code = shop.directory / "artifact.pgolf", shop.directory / "code.zip"
     report: dict[str, Any] = {}
     if shop.group.leads:
         # nothing that names a place or a person's choice of words: the same recipe gives the same bytes anywhere
         metadata = {**recipe.description, "digest": shop.record.data.get("digest"), "seed": recipe.seed}
         with clock.phase("quantise"):  # and code, of which a target for the size needs several rounds
-            report = recipe.quant.compress(state, roles, calibrations, metadata, weights, shop.console)
+            report = recipe.quant.compress(
+                state, roles, calibrations, metadata, shop.directory / "artifact.pgolf", shop.console
+            )
         with clock.phase("pack"):
-            write_code_archive(code)
+            write_code(shop.directory, recipe.modules)
     shop.group.barrier()
     return {
         "seconds": sum(clock.seconds.values()),
         "phases": clock.seconds,
         "classes": report.get("classes"),
-        "artifact": artifact_bytes(weights, code, recipe.quant.limit_bytes),
+        "artifact": artifact_bytes(shop.directory, recipe.quant.limit_bytes, recipe.quant.reading),
     }
 
 
@@ -313,7 +316,7 @@ def _summary(shop: Workshop, parameters: int) -> dict[str, Any]:
     train = record.result("train") if record.done("train") else None
     compress = record.result("compress") if record.done("compress") else {}
     artifact = compress.get("artifact") or artifact_bytes(
-        shop.directory / "artifact.pgolf", shop.directory / "code.zip", shop.recipe.quant.limit_bytes
+        shop.directory, shop.recipe.quant.limit_bytes, shop.recipe.quant.reading
     )
     final = stages["final"]
     whole = (

@@ -42,6 +42,8 @@ class Recipe:
     audit: Audit
     # configuration nodes that go into the artifact: what rebuilds the model and its scoring
     description: dict[str, Any]
+    # modules whose code a submission of this run would hold: those the configuration names and what every run needs
+    modules: tuple[str, ...]
 
 
 def chosen_attention(recipe: Recipe, device: torch.device) -> tuple[str, Attention]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pgolf.run import Recipe
 
 PARTS = ("data", "model", "optim", "train", "quant", "ttt", "audit")
+COUNTED = ("model", "optim", "train", "quant", "ttt")
+"""Parts whose modules count as code: data are prepared before, and the audit is no part of a submission."""
 REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, NotImplementedError)
 
 
@@ -33,6 +35,7 @@ class BuildError(UserError):
 
 def recipe(config: dict[str, Any]) -> "Recipe":
     """The recipe that `pgolf.run.execute` carries out, from a resolved configuration."""
+    from pgolf.quant.code import RUN_ENTRIES, modules_of
     from pgolf.run import Recipe
 
     parts = {key: build(config[key], key) for key in PARTS}
@@ -47,6 +50,7 @@ def recipe(config: dict[str, Any]) -> "Recipe":
             "ttt": config["ttt"],
             "vocab_size": parts["data"].vocab_size,
         },
+        modules=(*RUN_ENTRIES, *modules_of([config[key] for key in COUNTED])),
         **parts,
     )
 

@@ -235,8 +235,12 @@ def _write_start(request: Request, screen: Screen) -> None:
 def conclude(request: Request, screen: Screen) -> Outcome:
     """Note that the run is done and show its result."""
     summary = read_json(request.directory / "summary.json")
-    write_status(request, "done", None)
+    too_large = table.over_the_limit(summary["artifact"])
     table.show(summary, screen)
+    if too_large is not None:
+        screen.log(table.line(summary))
+        return _failed(request, screen, too_large, 1)
+    write_status(request, "done", None)
     screen.log(table.line(summary))
     valid = summary["audit"]["verdict"] == "pass"
     return Outcome("done", table.line(summary), 0 if valid else 1, summary)

@@ -86,18 +86,44 @@ def _bits(summary: dict[str, Any]) -> Table:
 
 
 def _artifact(artifact: dict[str, Any]) -> Table:
+    """Weights and code against the limit, a column for each reading of what counts as code."""
+    reading = artifact.get("reading", "shipped")
+    readings = {reading: artifact, **artifact.get("readings", {})}
     table = Table(title="Artifact, bytes on disk")
     table.add_column("part", min_width=30)
-    table.add_column("bytes", justify="right")
-    table.add_row("compressed weights", f"{artifact['weight_bytes']:,}")
-    table.add_row("code", f"{artifact['code_bytes']:,}")
+    for name in readings:
+        table.add_column(f"code {name}{' (decides)' if name == reading else ''}", justify="right")
+    table.add_row("compressed weights", *[f"{artifact['weight_bytes']:,}"] * len(readings))
+    table.add_row("code", *(f"{one['code_bytes']:,}" for one in readings.values()))
     table.add_section()
-    margin = artifact["limit_bytes"] - artifact["total_bytes"]
-    verdict = Text("fits", "bold green") if artifact["fits"] else Text("DOES NOT FIT", "bold red")
-    table.add_row("total", Text(f"{artifact['total_bytes']:,}", "bold"))
-    table.add_row("limit", f"{artifact['limit_bytes']:,}")
-    table.add_row(Text.assemble("margin: ", verdict), f"{margin:,}")
+    table.add_row("total", *(Text(f"{one['total_bytes']:,}", "bold") for one in readings.values()))
+    table.add_row("limit", *[f"{artifact['limit_bytes']:,}"] * len(readings))
+    margins = [artifact["limit_bytes"] - one["total_bytes"] for one in readings.values()]
+    table.add_row("margin", *(f"{margin:,}" for margin in margins))
+    verdicts = [Text("fits", "bold green") if margin >= 0 else Text("DOES NOT FIT", "bold red") for margin in margins]
+    table.add_row("", *verdicts)
+    for saving in artifact.get("savings", []):
+        table.add_row(Text(f"would save: {saving['change']}"), f"{saving['bytes']:,}")
     return table
+
+
+def over_the_limit(account: dict[str, Any]) -> str | None:
+    """A sentence with the numbers and the savings when a run does not fit; None when it does."""
+    if account["fits"]:
+        return None
+    reading = account.get("reading", "shipped")
+    sentence = (
+        f"over the limit by {-account['margin_bytes']:,} bytes: weights {account['weight_bytes']:,} + code "
+        f"{account['code_bytes']:,} ({reading}) = {account['total_bytes']:,} > {account['limit_bytes']:,}"
+    )
+    listed = [
+        f"{one['change']} ({'' if one['exact'] else 'about '}{one['bytes']:,} bytes)"
+        for one in account.get("savings", [])
+    ]
+    room = account["limit_bytes"] - account["code_bytes"]
+    if listed:
+        sentence += f". The largest savings at hand: {'; '.join(listed)}"
+    return f"{sentence}. quant.target_bytes={max(1, room)} chooses the steps that fit."
 
 
 def _seconds(summary: dict[str, Any]) -> Table:

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pgolf
 from pgolf.errors import UserError
@@ -21,6 +22,15 @@ from pgolf.quant.coders import CODERS
 
 ENTRIES = ("pgolf.model", "pgolf.quant.container", "pgolf.score", "pgolf.ttt")
 """What loads and scores by default; a package stands for all its modules, for any may be named."""
+RUN_ENTRIES = (
+    "pgolf.data.dataset",
+    "pgolf.data.validation",
+    "pgolf.quant.calibration",
+    "pgolf.quant.container",
+    "pgolf.quant.packer",
+    "pgolf.score.scorer",
+)
+"""What every run needs beside the modules that its configuration names: it trains, compresses, loads and scores."""
 
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 
@@ -36,7 +46,7 @@ def write_code_archive(path: Path, *, entries: Sequence[str] = ENTRIES, root: Pa
 
     Raises UserError when an entry does not exist.
     """
-    root = root or Path(pgolf.__file__).parent.parent
+    root = root or package_root()
     sources = reachable_modules(root, entries)
     path = Path(path)
     with (
@@ -50,20 +60,6 @@ def write_code_archive(path: Path, *, entries: Sequence[str] = ENTRIES, root: Pa
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, strip_source(source.read_text("utf-8")), compresslevel=9)
     return path.stat().st_size
-
-
-def artifact_bytes(weight_path: Path, code_path: Path, limit_bytes: int) -> dict[str, int | bool]:
-    """The byte account from the sizes on disk: weights + code against the limit (decimal bytes)."""
-    weight_bytes, code_bytes = (Path(path).stat().st_size for path in (weight_path, code_path))
-    total_bytes = weight_bytes + code_bytes
-    return {
-        "weight_bytes": weight_bytes,
-        "code_bytes": code_bytes,
-        "total_bytes": total_bytes,
-        "limit_bytes": limit_bytes,
-        "margin_bytes": limit_bytes - total_bytes,
-        "fits": total_bytes <= limit_bytes,
-    }
 
 
 def decoder_bytes(coder: str) -> int:
@@ -89,6 +85,26 @@ def _called(function: Callable[..., object]) -> list[Callable[..., object]]:
                 found[name] = value
                 waiting.append(value)
     return list(found.values())
+
+
+def package_root() -> Path:
+    """The directory that holds the running package."""
+    return Path(pgolf.__file__).parent.parent
+
+
+def modules_of(node: Any) -> list[str]:
+    """The modules that a configuration names: those of every `_target_` in a plain value, sorted."""
+    found: set[str] = set()
+    if isinstance(node, dict):
+        found.update(module for child in node.values() for module in modules_of(child))
+        target = node.get("_target_")
+        if isinstance(target, str) and target.startswith("pgolf."):
+            names = target.split(".")
+            modules = (".".join(names[:length]) for length in range(len(names) - 1, 0, -1))
+            found.add(next(module for module in modules if _source_of(package_root(), module)))
+    elif isinstance(node, list):
+        found.update(module for child in node for module in modules_of(child))
+    return sorted(found)
 
 
 def reachable_modules(root: Path, entries: Sequence[str]) -> dict[str, Path]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from pgolf.errors import UserError
 from pgolf.model.gpt import GPT
 from pgolf.model.roles import parameter_roles
 from pgolf.quant import packer
+from pgolf.quant.budget import Reading
 from pgolf.quant.calibration import Text, TrainingText
 from pgolf.quant.coders import CODERS
 from pgolf.quant.container import StoredTensor
@@ -51,6 +52,8 @@ class Compressor:
         calibration: the text behind the Hessians, and which processes read it; None: training text, all of them.
         calibration_batches: how many batches of it, where it leaves that open (read by the run, unused without GPTQ).
         limit_bytes: budget of artifact and code together, decimal bytes.
+        reading: the code that counts: wrapped, as one compressed file, or shipped, as the archive beside the artifact
+            (`pgolf.quant.budget`).
         min_quantised_elements: a row-wise scheme of matrix, embedding or head keeps smaller tensors
             in float16. The published scripts quantise above 65,536 elements, so their value is
             65,537.
@@ -77,6 +80,7 @@ class Compressor:
         coder: str,
         calibration_batches: int,
         limit_bytes: int = 16_000_000,
+        reading: Reading = "wrapped",
         min_quantised_elements: int = 65_537,
         rules: dict[str, Rule] | None = None,
         row_order: RowOrder = "stored",
@@ -90,6 +94,8 @@ class Compressor:
     ):
         if coder not in CODERS:
             raise ValueError(f"coder={coder!r}: choose one of {', '.join(CODERS)}.")
+        if reading not in get_args(Reading):
+            raise ValueError(f"reading={reading!r}: choose one of {', '.join(get_args(Reading))}.")
         for key, value in (
             ("calibration_batches", calibration_batches),
             ("limit_bytes", limit_bytes),
@@ -112,7 +118,7 @@ class Compressor:
         self.coder, self.byte_shuffle = coder, byte_shuffle
         self.row_order: RowOrder = row_order
         self.calibration, self.calibration_batches = calibration or TrainingText(), calibration_batches
-        self.limit_bytes = limit_bytes
+        self.limit_bytes, self.reading = limit_bytes, reading
         self.protection, self.correction = protection, correction
         self.rotation, self.qat = rotation, qat
 

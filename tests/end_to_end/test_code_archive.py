@@ -1,4 +1,5 @@
-"""The counted code scores the counted weights: code.zip alone, in a fresh interpreter, gives the run's own numbers."""
+"""The counted code scores the counted weights: code.zip or wrapper.py alone, in a fresh interpreter, gives the run's
+own numbers."""
 
 import os
 import subprocess
@@ -6,16 +7,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pgolf.data.dataset import Dataset
 from pgolf.files import read_json
 
 SCORE = """
-import importlib, json, sys
+import importlib, json, runpy, sys
 from functools import partial
 from pathlib import Path
 archive, run, documents, out = sys.argv[1:]
-sys.path.insert(0, archive)
+runpy.run_path(archive) if archive.endswith(".py") else sys.path.insert(0, archive)
 import numpy as np, torch
 from pgolf.console import Silent
 from pgolf.data.validation import ValidationSet
@@ -50,12 +52,13 @@ rows = train["micro_batch_tokens"] // train["sequence_tokens"]
 bench = Bench(config["seed"], select(config["kernels"], device)[1], Silent())
 Chunked(sequence_tokens=train["sequence_tokens"], rows=rows).run(model.eval(), scorer, bench)
 np.save(out, scorer.ledger.per_document()["nats"])
-own = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "pgolf"]
+own = [getattr(module, "__file__", archive) for name, module in sys.modules.items() if name.split(".")[0] == "pgolf"]
 assert own and all(file.startswith(archive) for file in own), own
 """
 
 
-def test_code_and_weights_alone_give_the_score_of_every_document(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", ["code.zip", "wrapper.py"])
+def test_code_and_weights_alone_give_the_score_of_every_document(finished: Path, tmp_path: Path, code: str) -> None:
     data = Path(read_json(finished / "run.json")["stages"]["prepare"]["result"]["data_directory"])
     validation = Dataset(data).validation()
     np.savez(
@@ -66,7 +69,7 @@ def test_code_and_weights_alone_give_the_score_of_every_document(finished: Path,
         bytes=validation.document_bytes,
         names=np.array(validation.names),
     )
-    arguments = [finished / "code.zip", finished, tmp_path / "documents.npz", tmp_path / "nats.npy"]
+    arguments = [finished / code, finished, tmp_path / "documents.npz", tmp_path / "nats.npy"]
     done = subprocess.run(
         [sys.executable, "-I", "-c", SCORE, *map(str, arguments)],
         cwd=tmp_path,

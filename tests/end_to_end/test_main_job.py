@@ -14,13 +14,14 @@ from .conftest import STEPS, Ground, only, succeed
 
 FILES = """
 .hydra/config.yaml .hydra/overrides.yaml config.json run.json status.json train.log metrics.jsonl
-checkpoint/state.pgolf model.safetensors artifact.pgolf code.zip scores.npz summary.json
+checkpoint/state.pgolf model.safetensors artifact.pgolf code.zip wrapper.py scores.npz summary.json
 """
 KEYS = """
 val_bpb val_loss seed experiment digest model.parameters train.steps train.tokens train.seconds audit.verdict
 audit.checks artifact.weight_bytes artifact.code_bytes artifact.total_bytes artifact.limit_bytes artifact.fits
 artifact.margin_bytes baselines.unigram baselines.brotli baselines.xz baselines.xz_primed samples seconds run_directory
 """
+FILES_OF_READINGS = {"wrapped": "wrapper.py", "shipped": "code.zip"}
 STAGES = ("pre_quant", "post_quant", "final")
 STAGE_KEYS = ("val_bpb", "val_loss", "tokens", "bytes", "seconds")
 COLUMNS = {"document", "tokens", "bytes", "nats_pre_quant", "nats_post_quant", "nats_final", "order", "phase"}
@@ -50,7 +51,9 @@ def test_the_summary_has_every_key_and_the_bytes_are_those_on_disk(finished: Pat
         assert value is not None, key
     artifact = summary["artifact"]
     assert artifact["weight_bytes"] == (finished / "artifact.pgolf").stat().st_size
-    assert artifact["code_bytes"] == (finished / "code.zip").stat().st_size
+    code_bytes = {name: (finished / file).stat().st_size for name, file in FILES_OF_READINGS.items()}
+    assert code_bytes == {name: one["code_bytes"] for name, one in artifact["readings"].items()}
+    assert artifact["reading"] == "wrapped" and artifact["code_bytes"] == code_bytes["wrapped"] < code_bytes["shipped"]
     assert artifact["total_bytes"] == artifact["weight_bytes"] + artifact["code_bytes"]
     assert artifact["fits"] and artifact["margin_bytes"] == 16_000_000 - artifact["total_bytes"]
     assert summary["train"]["steps"] == STEPS and summary["train"]["tokens"] == STEPS * 512
@@ -90,7 +93,8 @@ def test_eval_without_adaptation_gives_the_score_after_quantisation(finished: Pa
     for key in ("tokens", "bytes"):
         assert again["stages"]["final"][key] == after[key]
     assert again["val_bpb"] == pytest.approx(after["val_bpb"], rel=1e-9)  # other rows per forward
-    assert again["artifact"] == summary["artifact"] and again["train"] is None
+    assert again["artifact"]["weight_bytes"] == summary["artifact"]["weight_bytes"] and again["train"] is None
+    assert again["artifact"]["code_bytes"] < summary["artifact"]["code_bytes"]  # without the code of the adaptation
     assert again["audit"]["verdict"] == "pass"
 
 

@@ -11,7 +11,7 @@ import torch
 
 from pgolf.errors import UserError
 from pgolf.quant import container, packer
-from pgolf.quant.code import artifact_bytes, reachable_modules, strip_source, write_code_archive
+from pgolf.quant.code import reachable_modules, strip_source, write_code_archive
 from pgolf.quant.container import StoredTensor
 from pgolf.quant.schemes import Half, Int8Rows
 
@@ -169,17 +169,3 @@ def test_stripped_modules_equal_their_sources_but_for_strings() -> None:
         kept = [type(node) for node in ast.walk(after) if isinstance(node, ast.stmt)]
         removed = statements.count(ast.Expr) - kept.count(ast.Expr)
         assert len(statements) - len(kept) == removed - kept.count(ast.Pass)
-
-
-def test_byte_account(tmp_path: Path) -> None:
-    (tmp_path / "w").write_bytes(b"x" * 700)
-    (tmp_path / "c").write_bytes(b"x" * 300)
-    assert artifact_bytes(tmp_path / "w", tmp_path / "c", 1000) == {
-        "weight_bytes": 700,
-        "code_bytes": 300,
-        "total_bytes": 1000,
-        "limit_bytes": 1000,
-        "margin_bytes": 0,
-        "fits": True,
-    }
-    assert artifact_bytes(tmp_path / "w", tmp_path / "c", 999)["fits"] is False
