@@ -1,5 +1,9 @@
 """`pgolf doctor` on attention: every back end is tried, and what kernels=auto takes is named."""
 
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -28,3 +32,17 @@ def test_remedies_are_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_machine_without_any_back_end_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attend, "probe", lambda name, device: "fails on a tiny case")
     assert list(doctor._attention(CPU))[-1].state == "broken"
+
+
+def test_every_extra_of_the_distribution_is_examined_with_the_command_that_installs_it() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    declared = {
+        extra: {re.split("[<>=;]", one)[0].strip() for one in packages}
+        for extra, packages in extras.items()
+        if extra != "dev"
+    }
+    examined = {extra: set(packages) for extra, packages in doctor.EXTRAS.items()}
+    assert {extra: packages - {"pillow"} for extra, packages in declared.items()} == examined
+    missing = doctor._package("no-such-package", "missing", 'pip install "pgolf[x]"', "flying")
+    assert (missing.state, missing.detail) == ("missing", "not installed (for flying)")

@@ -70,9 +70,9 @@ def examine() -> Iterator[Finding]:
         yield _package(package, "broken", f"pip install {package}")
     yield from _torch()
     yield from _coders()
-    yield _package("wandb", "missing", 'pip install "pgolf[track]" (or track=none)')
-    for package in ("matplotlib", "scipy"):
-        yield _package(package, "missing", 'pip install "pgolf[report]"')
+    for extra, packages in EXTRAS.items():
+        for package, purpose in packages.items():
+            yield _package(package, "missing", f'pip install "pgolf[{extra}]"', purpose)
     yield _compiler()
 
 
@@ -88,11 +88,13 @@ def _disk() -> Finding:
     return Finding("free disk here", "ok" if enough else "missing", f"{free / 10**9:.1f} GB", remedy)
 
 
-def _package(name: str, otherwise: str, remedy: str) -> Finding:
+def _package(name: str, otherwise: str, remedy: str, purpose: str = "") -> Finding:
+    """A package by its installed version. purpose: what cannot be done without it."""
+    use = f" (for {purpose})" if purpose else ""
     try:
-        return Finding(name, "ok", importlib.metadata.version(name))
+        return Finding(name, "ok", importlib.metadata.version(name) + use)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, otherwise, "not installed", remedy)
+        return Finding(name, otherwise, "not installed" + use, remedy)
 
 
 def _torch() -> Iterator[Finding]:
@@ -132,6 +134,18 @@ def _attention(device: "torch.device") -> Iterator[Finding]:
         yield Finding("attention", "broken", "no back end works: training and scoring cannot run", "reinstall torch")
 
 
+EXTRAS = {  # extra of the distribution -> package -> what it is for
+    "track": {"wandb": "track=wandb", "wandb-workspaces": "scripts/wandb_report.py"},
+    "report": {"matplotlib": "plots", "scipy": "pgolf compare"},
+    "hub": {"huggingface_hub": "pgolf data download"},
+    "parquet": {"pyarrow": "documents in .parquet files"},
+    "gpu": {"triton": "kernels and torch.compile on a GPU"},
+    "cluster": {
+        "hydra-submitit-launcher": "hydra/launcher=slurm_node|slurm_gpu",
+        "hydra-ray-launcher": "hydra/launcher=ray_gpus",
+    },
+    "packed": {"hydra-joblib-launcher": "several jobs at a time on one machine"},
+}
 REMEDIES = {
     "flash3": "Hopper GPUs only: build the `hopper` folder of FlashAttention's repository",
     "flash2": "pip install flash-attn --no-build-isolation",
