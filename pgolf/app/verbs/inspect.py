@@ -131,9 +131,10 @@ def _costs(recipe: "Recipe", model: Any) -> Table:
 
 def _parameters(recipe: "Recipe", model: Any, shapes: dict[str, tuple[int, ...]]) -> Iterator[Table]:
     from pgolf.model.roles import parameter_roles
-    from pgolf.quant.estimate import by_class
+    from pgolf.quant.estimate import EXPECTED_ERROR, by_class, by_coder
 
     roles = parameter_roles(model)
+    choices = recipe.quant.chooser.choose(shapes, roles, set(shapes) - set(roles))
     rows = recipe.quant.estimate(shapes, roles)
     by_tensor = {row["tensor"]: row for row in rows}
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in model.state_dict().items()}
@@ -161,11 +162,12 @@ def _parameters(recipe: "Recipe", model: Any, shapes: dict[str, tuple[int, ...]]
     body = [[row["role"], str(row["tensors"]), *_sizes(row)] for row in by_class(rows)]
     expected = sum(row["estimated_bytes"] for row in rows)
     yield _table(
-        "Bytes of the weights, estimated (the code adds its own)",
+        f"Bytes of the weights, estimated to {EXPECTED_ERROR:.1%} at full scale (the code adds its own)",
         ["class", "tensors", "elements", "scheme", "bits", "bytes"],
         [
             *body,
             ["all", "", "", "", "", f"{expected:,}"],
+            *([f"by {coder}", "", "", "", "", f"{size:,}"] for coder, size in by_coder(choices, shapes).items()),
             ["limit", "", "", "", "", f"{recipe.quant.limit_bytes:,}"],
         ],
     )
