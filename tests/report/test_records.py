@@ -7,6 +7,7 @@ import pytest
 from pgolf.app.verbs.records import main
 from pgolf.errors import ConfigError, UserError
 from pgolf.interop.parity.kinds import KINDS, kind_of
+from pgolf.report.lineage import render_tree
 from pgolf.report.presets import Preset, preset_directory, read_presets
 from pgolf.report.records import FLAGS, LIMIT_BYTES, METRICS, Changes, load_catalogue, render_record, render_table
 from tests.support import GOLDEN
@@ -179,3 +180,14 @@ def test_help_names_the_command(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0 and "usage: pgolf records" in capsys.readouterr().out
+
+
+def test_the_tree_has_every_record_once_below_its_parent(catalogue):
+    text = render_tree(catalogue, {"pr1736"}.__contains__)
+    lines = text.splitlines()
+    names = [line.strip("│├└─ ").split()[0].rstrip("*") for line in lines]
+    assert sorted(names) == sorted(record.id for record in catalogue.records)
+    depth = {name: len(line) - len(line.lstrip("│├└─ ")) for name, line in zip(names, lines, strict=True)}
+    assert all(depth[one.id] == (depth[one.parent] + 3 if one.parent else 0) for one in catalogue.records)
+    (line,) = [line for line in lines if "pr1736*" in line]
+    assert "1.06549" in line and "-0.00644" in line and text.count("*") == 1

@@ -7,6 +7,7 @@ from pgolf.app import check
 from pgolf.app.verbs.composing import composed, parser
 from pgolf.errors import UserError
 from pgolf.report.configuration import difference
+from pgolf.report.lineage import render_tree
 from pgolf.report.presets import preset_directory, read_presets
 from pgolf.report.records import Catalogue, Changes, Record, load_catalogue, render_record, render_table
 
@@ -27,6 +28,8 @@ def main(arguments: list[str]) -> int:
         presets = read_presets(own) | presets  # a shipped one comes before one's own, as in composing
     if not options.words:
         print(render_table(catalogue, presets))
+        print("\nlineage (* has a preset here; BPB and its change from the parent):\n")
+        print(render_tree(catalogue, presets.__contains__))
         return 0
     record = catalogue.find(options.words[0])
     print(render_record(catalogue, record, presets, _changes(catalogue, record, set(presets), options)))
