@@ -174,6 +174,9 @@ def calibrate(
     """Hessians of the weights `names` over the batches of `text`, with the plan that the model walks; of those
     `with_moments` the moments of the output gradients too, over as many further batches.
 
+    Those gradients are of tokens that the model itself predicts, drawn from its distribution: the mean square is then
+    the curvature of the loss (Gauss-Newton), where the text's own tokens add what the model has yet to learn.
+
     Every process calls it. Empty where there is nothing to calibrate, or where another process does it alone.
 
     An embedding that is only looked up multiplies nothing: an error is as bad in any of its columns, which is what the
@@ -199,7 +202,8 @@ def calibrate(
 def _losses(
     text: Text, training_batches: int, alone: bool, ground: Ground
 ) -> Callable[[int], list[Callable[[], Tensor]]]:
-    """This process's part of the batches of a round (0, 1), each as a call that gives its mean loss."""
+    """This process's part of the batches of a round, each as a call that gives its mean loss: in round 0 that of the
+    text's next tokens, in round 1, for moments, that of drawn ones."""
     group, give = ground.group, text.open(ground)
     count = text.batches(training_batches)
     if count < 1:
@@ -213,6 +217,11 @@ def _losses(
         batch, context, device = give(number), Context(ground.attention), group.device
         with ground.model.precision.autocast(device):
             logits = ground.model.logits(ground.model(batch.inputs.to(device), context), context)
-        return cross_entropy(logits.float().flatten(0, 1), batch.targets.to(device).flatten())
+        logits = logits.float().flatten(0, 1)
+        targets = batch.targets.to(device).flatten()
+        if number >= count:
+            generator = torch.Generator(device).manual_seed(stream(ground.seed, f"targets/{number}").initial_seed())
+            targets = torch.multinomial(logits.detach().softmax(dim=-1), 1, generator=generator)[:, 0]
+        return cross_entropy(logits, targets)
 
     return lambda turn: [functools.partial(loss, turn * count + one) for one in mine]

@@ -11,6 +11,7 @@ from pgolf.data.loaders import BatchShape, ShuffledSequenceLoader
 from pgolf.distributed import Group
 from pgolf.errors import UserError
 from pgolf.kernels.attend import sdpa
+from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
 from pgolf.model.head import UntiedHead
 from pgolf.quant.calibration import Ground, RandomTokens, SelfGenerated, Text, TrainingText, calibrate
@@ -89,6 +90,22 @@ def test_training_batches_are_those_of_the_loader_and_moments_come_from_later_on
     expected = [loader.next() for _ in range(6)]
     for number in (0, 2, 5):
         assert torch.equal(give(number).inputs, expected[number].inputs)
+
+
+def test_moments_are_those_of_the_models_own_predictions(tmp_path: Path) -> None:
+    """At the logits the mean square of the gradient is p (1 - p), whatever the text's own tokens are."""
+    there = ground(tmp_path, model=tiny_model(scramble=0.2, head=UntiedHead))
+    (name,) = [name for name in there.model.calibration_sites() if "head" in name]
+    found = calibrate(TrainingText(), 150, [name], [name], there)[name].row_moments
+    assert found is not None
+    give, context = TrainingText().open(there), Context(sdpa)
+    batches = [give(number) for number in range(20)]
+    with torch.no_grad():
+        logits = [there.model.logits(there.model(one.inputs, context), context) for one in batches]
+    chances = torch.cat(logits).softmax(dim=-1)
+    expected = (chances * (1 - chances)).mean(dim=(0, 1))
+    assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 0.8
+    torch.testing.assert_close(found.sum() * 64**2, expected.sum(), rtol=0.15, atol=0)
 
 
 def test_what_the_model_writes_is_its_own_and_the_same_again(tmp_path: Path) -> None:
