@@ -86,14 +86,29 @@ class BatchedLora(nn.Module):
             self.up[key] = nn.Parameter(torch.zeros(rows, out_features, settings.rank, device=device))
 
     def delta(self, slot: int, site: str, x: Tensor) -> Tensor | None:
-        """x [n, T, in] -> delta [n, T, out] of the first n documents, or None where nothing is attached."""
-        key = f"{slot}:{site}"
-        if key not in self.down:
-            return None
-        rows = x.shape[0]
-        low = torch.bmm(x, self.down[key][:rows].mT.to(x.dtype))
-        return torch.bmm(low, self.up[key][:rows].mT.to(x.dtype)) * self.scale
+        """x [rows, T, in] -> delta [rows, T, out], or None where nothing is attached."""
+        return self.rows(0, len(x)).delta(slot, site, x)
+
+    def rows(self, first: int, after: int) -> "LoraRows":
+        """The adapters of the documents [first, after) of the batch."""
+        return LoraRows(self, first, after)
 
     def learned(self) -> dict[str, Tensor]:
         """The A of every place as it is now, for the next batch to go on from."""
         return {key: value.detach().clone() for key, value in self.down.items()}
+
+
+class LoraRows:
+    """Adapters of some of the documents of a batch."""
+
+    def __init__(self, adapters: BatchedLora, first: int, after: int) -> None:
+        self._adapters, self._rows = adapters, slice(first, after)
+
+    def delta(self, slot: int, site: str, x: Tensor) -> Tensor | None:
+        """x [n, T, in] -> delta [n, T, out] of these n documents, or None where nothing is attached."""
+        key = f"{slot}:{site}"
+        if key not in self._adapters.down:
+            return None
+        down, up = self._adapters.down[key][self._rows], self._adapters.up[key][self._rows]
+        low = torch.bmm(x, down.mT.to(x.dtype)) * self._adapters.scale  # here, where it is narrow
+        return torch.bmm(low, up.mT.to(x.dtype))

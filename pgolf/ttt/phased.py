@@ -25,7 +25,7 @@ from pgolf.ttt.batches import ChunkSizes, DocumentBatch, Order, document_batches
 from pgolf.ttt.budget import Budget
 from pgolf.ttt.e2e import InnerSteps, cost_of_scored
 from pgolf.ttt.global_sgd import GlobalSGD
-from pgolf.ttt.lora import BatchedLora, LoraSettings
+from pgolf.ttt.lora import BatchedLora, LoraRows, LoraSettings
 from pgolf.ttt.strategy import Bench, window_log_probs
 
 InitialA = Callable[[DocumentBatch, int], Mapping[str, Tensor]]
@@ -173,36 +173,25 @@ class Phased:
         rows = len(batch.documents)
         adapters = BatchedLora(model, rows, self.lora, bench.seed, f"ttt/lora/{batch.index}", first)
         optimizer = self.lora.optimizer(list(adapters.parameters()))
-
-        def forward(windows: list[Window]) -> Tensor:
-            return window_log_probs(model, scorer, windows, bench.attention, adapters)
-
         for windows in self._windows(scorer, batch):
-            goes_on = torch.tensor(
-                [w.score_end < scorer.span(w.document)[1] for w in windows], device=scorer.group.device
-            )
-            learns = bool(goes_on.any())
-            with torch.set_grad_enabled(learns):
-                nats = scorer.score(windows, forward(windows), phase)
-            if learns:
-                self._learn(optimizer, nats, goes_on, batch.chunk, partial(_once_more, scorer, windows, forward))
+            # the longest documents of a batch come first, so those that end here come last; they learn nothing more
+            going = sum(window.score_end < scorer.span(window.document)[1] for window in windows)
+            if going < len(windows):
+                with torch.no_grad():
+                    _scored(model, scorer, windows[going:], bench, adapters.rows(going, len(windows)), phase)
+            if going:
+                learning = windows[:going], bench, adapters.rows(0, going)
+                nats = _scored(model, scorer, *learning, phase)
+                self._learn(optimizer, nats, partial(_again, model, scorer, *learning))
         if self.lora.warm_start and rows == self.rows:
             learned[chain] = adapters.learned()
 
-    def _learn(
-        self,
-        optimizer: torch.optim.Optimizer,
-        nats: Tensor,
-        goes_on: Tensor,
-        chunk: int,
-        again: Callable[[], Tensor],
-    ) -> None:
-        """The step on a chunk that cost `nats` [B, C], and before it the inner ones. goes_on bool [B]: documents with
-        a chunk still to come."""
+    def _learn(self, optimizer: torch.optim.Optimizer, nats: Tensor, again: Callable[[], Tensor]) -> None:
+        """The step on a chunk that cost `nats` [n, chunk], and before it the inner ones, each on what `again` gives."""
 
         def step(nats: Tensor) -> None:
             optimizer.zero_grad(set_to_none=True)
-            _adapter_loss(nats, goes_on, chunk).backward()
+            nats.mean(dim=1).sum().backward()
             optimizer.step()
 
         if self.inner is not None:
@@ -248,13 +237,15 @@ class _Phases:
             )
 
 
-def _once_more(scorer: Scorer, windows: list[Window], forward: Callable[[list[Window]], Tensor]) -> Tensor:
-    return cost_of_scored(scorer, windows, forward(windows))
+def _scored(model: GPT, scorer: Scorer, windows: list[Window], bench: Bench, adapters: LoraRows, phase: int) -> Tensor:
+    """Nats [n, chunk] of `windows`, in the ledger: one forward, for the score and (outside no_grad) the gradient."""
+    log_probs = window_log_probs(model, scorer, windows, bench.attention, adapters)
+    return scorer.score(windows, log_probs, phase)
 
 
-def _adapter_loss(nats: Tensor, goes_on: Tensor, chunk: int) -> Tensor:
-    """Sum over the documents that go on of their mean cost in this (full) chunk."""
-    return (nats.sum(dim=1) * goes_on).sum() / chunk
+def _again(model: GPT, scorer: Scorer, windows: list[Window], bench: Bench, adapters: LoraRows) -> Tensor:
+    """The cost [n, chunk] that `windows`, which were scored, have under the adapters as they are now."""
+    return cost_of_scored(scorer, windows, window_log_probs(model, scorer, windows, bench.attention, adapters))
 
 
 def _tell(scorer: Scorer, bench: Bench, update: Callable[..., None], documents: int) -> None:
