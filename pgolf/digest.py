@@ -25,6 +25,7 @@ BOOKKEEPING = frozenset(
     }
 )
 DATA_BOOKKEEPING = frozenset({"workers", "connections"})
+TRAIN_BOOKKEEPING = frozenset({"early_stop"})  # a run that it does not end is the run that it would have been
 SHORT = 8  # digits in the name of a directory
 
 
@@ -38,6 +39,8 @@ def semantic(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in BOOKKEEPING}
     if isinstance(kept.get("data"), dict):
         kept["data"] = {key: value for key, value in kept["data"].items() if key not in DATA_BOOKKEEPING}
+    if isinstance(kept.get("train"), dict):
+        kept["train"] = {key: value for key, value in kept["train"].items() if key not in TRAIN_BOOKKEEPING}
     pruned: dict[str, Any] = _prune(kept)
     return pruned
 

@@ -26,6 +26,7 @@ from pgolf.train.batches import batch_loss, gives_whole_rows, loss_of
 from pgolf.train.checkpoint import Checkpoints
 from pgolf.train.clock import BudgetClock
 from pgolf.train.course import Course, constant_or, rewarmed
+from pgolf.train.early_stop import BehindReference
 from pgolf.train.refusals import batch_sizes, refuse_impossible, sequence_lengths
 from pgolf.train.rounding import Rounding, Switch, planned, refuse_few_steps
 from pgolf.train.state import Progress, Session
@@ -47,7 +48,7 @@ class Trainer:
     training text not yet used, by which the best of several averages is chosen.
     checkpoint_seconds: seconds between checkpoints, of which the last checkpoints_kept stay.
     compile: torch.compile the loss (None: on a GPU); warmup: optimiser steps before the first.
-    validate_every: steps between validations, which no budget counts.
+    validate_every: steps between validations, which no budget counts. early_stop: ends a run that falls behind another.
 
     max_seconds=None with max_steps gives the same bits again on the same machine; a budget in seconds does not.
     Raises ValueError for what cannot be.
@@ -78,6 +79,7 @@ class Trainer:
         compile: bool | None = None,
         warmup: Warmup | None = None,
         validate_every: int | None = None,
+        early_stop: BehindReference | None = None,
     ) -> None:
         self.max_steps, self.max_seconds = max_steps, max_seconds
         self.batch_tokens, self.micro_batch_tokens = batch_tokens, micro_batch_tokens
@@ -88,6 +90,7 @@ class Trainer:
         self.loader, self.prefetch_batches = loader, prefetch_batches
         self.checkpoint_seconds, self.checkpoints_kept = checkpoint_seconds, checkpoints_kept
         self.compile, self.warmup, self.validate_every = compile, warmup, validate_every
+        self.early_stop = early_stop
         refuse_impossible(self)
 
     def run(
@@ -135,18 +138,23 @@ class Trainer:
             None if rounding is None else Switch(rounding, self.schedule, course, group, console, log),
         )
         steps.resume()
+        if self.early_stop is not None:
+            self.early_stop.begin(group)
         with loader:
             with interrupts.deferred() as asked, clock.phase("train"), console.task("train", self.max_steps) as task:
                 while (moment := steps.between(asked(), self.checkpoint_seconds)) is not None:
                     if validate is not None and self.validate_every and progress.step % self.validate_every == 0:
                         steps.validate(validate)
                     loss_now = steps.one(moment)
+                    if self.early_stop is not None and (why := self.early_stop.reason(progress.step, loss_now, group)):
+                        raise steps.given_up(why)
                     speed = progress.tokens / max(clock.elapsed("train"), 1e-9)
                     task.update(progress.step, loss=loss_now, tokens_per_second=speed)
             with clock.phase("calibrate"):
                 weights = steps.averaged(self.holdout_batches)
         steps.conclude()
-        model.set_plan("looped")
+        for target, source in model.begin_plan("looped").items():  # where training never came to recurrence
+            weights[target] = weights[source].clone()
         return weights, progress
 
     def course(self, plans: Sequence[str]) -> Course:

@@ -96,6 +96,12 @@ class Steps:
             self.checkpoints.save(state)
         self.saved_step, self.saved_at = self.session.progress.step, seconds
 
+    def given_up(self, why: str) -> UserError:
+        """The error that ends training for a reason which is not its own, after the state was saved."""
+        self.save(self.clock.elapsed("train"))
+        self.checkpoints.close()
+        return UserError(why)
+
     def validate(self, score: Callable[[], dict[str, float]]) -> None:
         """Score the weights as they are, off the clock."""
         with self.clock.phase("validate"):
@@ -155,7 +161,8 @@ class Steps:
             progress.changed_at = progress.step
         progress.sequence_tokens = length
         settings = self.course.at(Position(progress.step, moment.fraction, moment.seconds, progress.changed_at))
-        session.model.set_plan(settings.plan)
+        if settings.plan != session.model.plan_name:
+            session.average.adopt(session.model.begin_plan(settings.plan))
         if settings.plan == "looped" and progress.looped_at is None:
             progress.looped_at = progress.step
         session.optimizers.schedule(settings.lr_scale, settings.momentum, settings.weight_decay_scale)
