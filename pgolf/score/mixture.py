@@ -17,6 +17,7 @@ Source: PR 1514 and 2130 (a tilt that is normalised again), PR 1555 (Tap-In).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -149,8 +150,9 @@ class Mixture:
             first = int(self._starts[document])
             last = document + 1 == len(self._starts)
             end = window.score_end if last else min(window.score_end, int(self._starts[document + 1]) + 1)
-            followed = self._catch_up(document, first, position, read)
             seen, offset = position - max(first, window.context_start), position - window.score_start
+            inside = position > window.score_start  # the document begins in the window: its first token was just given
+            followed = self._catch_up(document, first, position, partial(_given, scored, offset) if inside else read)
             tokens = scored[offset : offset + end - position]
             for reader, proposals in zip(followed.readers, found, strict=True):
                 for index, token in enumerate(tokens):
@@ -206,6 +208,11 @@ def miniature(experts: Experts | None) -> tuple[Experts | None, str]:
     small = {name: expert.miniature() for name, expert in (experts or {}).items()}
     made = {name: expert for name, (expert, _) in small.items()}
     return made or None, "".join(f"; {name}: {what}" for name, (_, what) in sorted(small.items()))
+
+
+def _given(scored: list[int], offset: int, start: int, end: int) -> list[int]:
+    """The tokens [start, end) right before `offset` in what was scored."""
+    return scored[offset - (end - start) : offset]
 
 
 def _proposals(rows: list[tuple[float, ...]], device: torch.device) -> Proposals:

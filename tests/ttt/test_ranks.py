@@ -15,6 +15,7 @@ torch.set_num_threads(1)
 from pgolf import distributed
 from pgolf.app.machine import leave
 from pgolf.ttt.fixed import Chunked, Sliding
+from tests.ttt.experts.examples import EXPERTS, STRATEGIES, repetitive
 from tests.ttt.strategies import phased, run, score_first_sgd
 from tests.support import documents
 group = distributed.join()
@@ -27,12 +28,19 @@ strategies = {
     "packed": Chunked(sequence_tokens=8, rows=2, batch_tokens=32, documents="packed"),
     "whole_batches": Chunked(sequence_tokens=8, rows=2, batch_tokens=32, coverage="whole_batches"),
 }
+experts = {name: expert for name, expert in EXPERTS.items() if not name.endswith("_scored")}
+for name in ("packed", "joined", "score_first_sgd", "phased"):  # those that know one document, or one joined text
+    strategies[f"{name}_with_experts"] = STRATEGIES[name](experts=experts)
 found = {}
 for name, strategy in strategies.items():
-    scorer, _ = run(strategy, documents([40, 38, 36, 34, 20, 18, 16, 14]), group=group)
+    text = (repetitive if name.endswith("experts") else documents)([40, 38, 36, 34, 20, 18, 16, 14])
+    scorer, _ = run(strategy, text, group=group)
     assert scorer.ledger.complete()
     assert group.gather(scorer.total()) == [scorer.total()] * group.world_size
-    found[name] = scorer.ledger.nats
+    gains = scorer.gains()
+    assert group.gather(gains) == [gains] * group.world_size
+    assert all(gain.positions > 10 for gain in gains.values())
+    found[name] = np.r_[scorer.ledger.nats, [gain.positions for gain in gains.values()]]
 timed, _ = run(phased(max_seconds=1e-9), documents([40, 38, 36, 34, 20, 18, 16, 14]), group=group)
 assert timed.coverage.policy == "max_seconds" and timed.coverage.documents == 2 * group.world_size
 assert group.gather(timed.total()) == [timed.total()] * group.world_size
