@@ -3,6 +3,7 @@
 Source: Jordan et al., Muon (2024); Polar Express coefficients: Amsel et al. (2025), as used from PR 1787 on.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -21,6 +22,12 @@ POLAR_EXPRESS: Coefficients = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
+# Iterations that share one Gram matrix, and how long a matrix must be for that to pay. In bf16 one for all five loses
+# the singular values below a tenth of the largest; three and two keep them as well as the published rounding does.
+SHARED, LONG = 3, 2
+TILE = 256  # rows of X X^T that are computed at once on a CPU
+LARGE = 2**16  # elements from which a CPU takes matrices one by one
+EPS = 1e-7
 
 
 def orthogonalise(
@@ -33,18 +40,52 @@ def orthogonalise(
     after every operation in the order of the published scripts with parameter banks (PR 1530 and after) and before
     them, and give those scripts' bits. In fp32 the three differ in the last bits alone.
     """
+    iterate = _ITERATIONS[rounding]
+
+    def all_of_them(x: Tensor) -> Tensor:
+        for triple in _triples(steps, coefficients):
+            x = iterate(x, *triple)
+        return x
+
+    return _lying_and_normalised(matrices, all_of_them)
+
+
+def orthogonalise_by_gram(matrices: Tensor, steps: int, coefficients: Coefficients = POLAR_EXPRESS) -> Tensor:
+    """The same iteration on a batch [n, rows, cols] with a third fewer operations on long matrices.
+
+    All X of an iteration are polynomials of A = X X^T times the first X. So a matrix that is at least twice as long as
+    it is wide takes up to three iterations on A alone, whose side is the shorter one, and is multiplied once for all of
+    them. In bf16 this rounds about as much as `published` does, up to 1.7 times; others are iterated as by `fused`.
+    """
+    return _lying_and_normalised(matrices, lambda x: _by_gram(x, _triples(steps, coefficients)))
+
+
+def _lying_and_normalised(matrices: Tensor, iterate: Callable[[Tensor], Tensor]) -> Tensor:
+    """`iterate` on the matrices divided by their Frobenius norms, turned so that none stands higher than it is wide.
+
+    On a CPU it gets large matrices one by one, so that its products and what lies between them stay in the caches.
+    """
     tall = matrices.shape[-2] > matrices.shape[-1]
+    if not matrices.is_cuda and matrices[0].numel() >= LARGE:
+        result = torch.empty_like(matrices)
+        for one, made in zip(matrices, result, strict=True):
+            x = one.mT.contiguous() if tall else one
+            x = iterate(x / (x.norm() + EPS))
+            made.copy_(x.mT if tall else x)
+        return result
     x = matrices.mT if tall else matrices
     # a copy in place of a transposed view: products of views are several times slower on a CPU
-    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).contiguous()
-    for triple in coefficients * steps if len(coefficients) == 1 else coefficients[:steps]:
-        x = _ITERATIONS[rounding](x, *triple)
+    x = iterate((x / (x.norm(dim=(-2, -1), keepdim=True) + EPS)).contiguous())
     return x.mT if tall else x
 
 
+def _triples(steps: int, coefficients: Coefficients) -> Coefficients:
+    return coefficients * steps if len(coefficients) == 1 else coefficients[:steps]
+
+
 def _fused(x: Tensor, a: float, b: float, c: float) -> Tensor:
-    gram = x @ x.mT
-    return torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a, alpha=1.0)
+    gram, add = _gram(x), torch.addmm if x.ndim == 2 else torch.baddbmm
+    return add(x, add(gram, gram, gram, beta=b, alpha=c), x, beta=a, alpha=1.0)
 
 
 def _published(x: Tensor, a: float, b: float, c: float) -> Tensor:
@@ -58,3 +99,40 @@ def _early(x: Tensor, a: float, b: float, c: float) -> Tensor:
 
 
 _ITERATIONS = {"fused": _fused, "published": _published, "early": _early}
+
+
+def _by_gram(x: Tensor, triples: Sequence[tuple[float, float, float]]) -> Tensor:
+    """All iterations on lying matrices [..., rows, cols]; those that are not long gain nothing from sharing."""
+    if x.shape[-1] < LONG * x.shape[-2]:
+        for triple in triples:
+            x = _fused(x, *triple)
+        return x
+    for first in range(0, len(triples), SHARED):
+        x = _several(x, triples[first : first + SHARED])
+    return x
+
+
+def _several(x: Tensor, triples: Sequence[tuple[float, float, float]]) -> Tensor:
+    """X <- P_k ... P_1 X with P = a + b A + c A^2, and A <- A P^2 in between: everything commutes."""
+    gram, product, add = _gram(x), None, torch.addmm if x.ndim == 2 else torch.baddbmm
+    for index, (a, b, c) in enumerate(triples):
+        factor = add(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = factor if product is None else factor @ product
+        if index + 1 < len(triples):
+            gram = gram @ factor @ factor
+    assert product is not None  # there is at least one triple
+    return product @ x
+
+
+def _gram(x: Tensor) -> Tensor:
+    """X X^T; on a CPU what is above the diagonal is computed once."""
+    size = x.shape[-2]
+    if x.ndim > 2 or size <= TILE:
+        return x @ x.mT
+    result = x.new_empty(size, size)
+    for first in range(0, size, TILE):
+        rows = slice(first, first + TILE)
+        torch.mm(x[rows], x[first:].T, out=result[rows, first:])
+        result[rows, :first] = result[:first, rows].T
+    return result

@@ -206,3 +206,35 @@ def test_mousse_on_a_matrix_worked_by_hand():
 def test_impossible_parts_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("options", [PLAIN, POLAR], ids=["stock", "polar"])
+def test_the_gram_form_trains_as_the_direct_one(options):
+    ours, others = parameters(dtype=torch.float64), parameters(dtype=torch.float64)
+    same = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1, **options}
+    a, b = Muon(ours, **same, newton_schulz="gram"), Muon(others, **same)
+    for step in range(3):
+        give_gradients(step, ours, others)
+        a.step()
+        b.step()
+    for x, y in zip(ours, others, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-8)
+
+
+def test_banks_that_are_cut_to_the_caches_make_the_same_steps_and_states(monkeypatch):
+    ours, others = parameters(), parameters()
+    same = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1, **POLAR, "rescale": NorMuon()}
+    whole = Muon(others, **same)
+    give_gradients(0, others)
+    whole.step()
+    monkeypatch.setattr("pgolf.optim.muon.CACHED", 1)
+    cut = Muon(ours, **same)
+    give_gradients(0, ours)
+    cut.step()
+    assert len(cut._banks) == len(SHAPES) > len(whole._banks)
+    for position, state in whole.state_dict()["state"].items():
+        for name, value in state.items():
+            torch.testing.assert_close(cut.state_dict()["state"][position][name], value)
+    cut.load_state_dict(whole.state_dict())
+    for x, y in zip(ours, others, strict=True):
+        torch.testing.assert_close(x, y)

@@ -8,9 +8,9 @@ import torch
 
 from pgolf.app import build
 from pgolf.app.compose import composer
+from pgolf.model.mup import WidthScaling
 from pgolf.optim.clip import GlobalNorm
 from pgolf.optim.exchange import GradientExchange
-from pgolf.model.mup import WidthScaling
 from pgolf.optim.roles import NameRule
 from tests.optim.small import DIM, Net, backward, optimisers
 from tests.support import ALONE, GOLDEN
