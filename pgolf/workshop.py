@@ -50,7 +50,7 @@ def chosen_attention(recipe: Recipe, device: torch.device) -> tuple[str, Attenti
     """The attention back end of a recipe and its name: one that works for the heads and the precision of its model."""
     with torch.device("meta"):
         model = recipe.model(recipe.data.vocab_size, recipe.seed)
-    attention = model.blocks[0].attn
+    attention = model.attention
     heads = (attention.num_heads, attention.num_kv_heads, attention.head_dim)
     return select(recipe.kernels, device, model.precision.activations(device), heads)
 

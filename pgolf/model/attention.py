@@ -56,15 +56,16 @@ class CausalSelfAttention(Part):
         self.exclude = exclude(num_heads, layer, num_layers) if exclude is not None else None
         self.gate = gate(dim, num_heads) if gate is not None else None
 
-    def forward(self, n: Tensor, slot: int, context: Context) -> Tensor:
-        """n: normed block input [B, T, dim] -> [B, T, dim]."""
+    def forward(self, n: Tensor, slot: int, context: Context, gain: Tensor | None = None) -> Tensor:
+        """n: normed block input [B, T, dim] -> [B, T, dim]. gain [num_heads]: instead of its own."""
         projected = [
             context.adapt(slot, site, n, projection(n))
             for site, projection in (("q", self.c_q), ("k", self.c_k), ("v", self.c_v))
         ]
         q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in projected)
         q, k = self.rope(rms_norm(q)), self.rope(rms_norm(k))
-        q = q * self.q_gain[:, None].to(q.dtype)
+        gain = self.q_gain if gain is None else gain
+        q = q * gain[:, None].to(q.dtype)
         y = context.attention(q, k, v, context.packing)
         if self.exclude is not None:
             y = self.exclude(y, v)

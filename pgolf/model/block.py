@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -9,13 +10,24 @@ from torch import Tensor, nn
 
 from pgolf.model.attention import CausalSelfAttention
 from pgolf.model.context import Context
+from pgolf.model.mlp import Mlp
 from pgolf.model.norm import rms_norm
 from pgolf.model.plan import Pass
+from pgolf.model.repeats import OwnDown, OwnMlp
 from pgolf.model.roles import Init, Part, constant
+from pgolf.model.vectors import VectorSet
 
+RepeatFactory = Callable[[Mlp, Callable[[], Mlp]], OwnMlp | OwnDown]
 AttentionFactory = Callable[[int, float, int, int], CausalSelfAttention]
-MlpFactory = Callable[[int], nn.Module]
+MlpFactory = Callable[[int], Mlp]
 MixInit = Literal["stream", "phase"]
+
+
+class WithoutAttention:
+    """The blocks that are an MLP alone, without matrices of attention (2026-03-31: `disable_layer0_attn`)."""
+
+    def __init__(self, *, layers: list[int]) -> None:
+        self.layers = layers
 
 
 class Block(Part):
@@ -25,6 +37,9 @@ class Block(Part):
     In a "parallel" pass the MLP reads norm(u) s too (PR 1493). Lanes (pgolf.model.lanes) combine `mix`, `attend` and
     `feed` in their own way. mix_init: "stream" starts at m0 = 1, m1 = 0; "phase" at m0 = sigmoid(3 (i/(L - 1) - 1/2)),
     m1 = 1 - m0, so that early blocks lean on x0 (2026-03-19).
+
+    attention=None: v = u. repeat: MLPs of the `repeats` visits after the first; None: the block's own. Methods take the
+    `vectors` of another place in the plan instead of the block's (pgolf.model.vectors).
     """
 
     attn_scale: nn.Parameter
@@ -37,16 +52,22 @@ class Block(Part):
         layer: int,
         num_layers: int,
         qk_gain: float,
-        attention: AttentionFactory,
+        attention: AttentionFactory | None,
         mlp: MlpFactory,
         layer_scale: bool,
         mix_init: MixInit,
+        repeat: RepeatFactory | None = None,
+        repeats: int = 0,
     ) -> None:
         super().__init__()
         self.layer_scale = layer_scale
-        self.attn = attention(dim, qk_gain, layer, num_layers)
+        self.attn = attention(dim, qk_gain, layer, num_layers) if attention is not None else None
         self.mlp = mlp(dim)
-        self.declare("attn_scale", (dim,), "scalar", constant(1.0))
+        self.repeats: list[OwnMlp | OwnDown] = nn.ModuleList(  # type: ignore[assignment]
+            repeat(self.mlp, partial(mlp, dim)) for _ in range(repeats if repeat is not None else 0)
+        )
+        if self.attn is not None:
+            self.declare("attn_scale", (dim,), "scalar", constant(1.0))
         self.declare("mlp_scale", (dim,), "scalar", constant(1.0))
         at = layer / (num_layers - 1) if num_layers > 1 else 1.0
         kept = 1.0 if mix_init == "stream" else 1.0 / (1.0 + math.exp(-3.0 * (at - 0.5)))
@@ -55,34 +76,56 @@ class Block(Part):
     def site_outputs(self) -> dict[str, int]:
         """Width of the output at each adapter site of the block."""
         dim = self.resid_mix.shape[1]
+        if self.attn is None:
+            return {"mlp": dim}
         kv_dim = self.attn.num_kv_heads * self.attn.head_dim
         return {"q": dim, "k": kv_dim, "v": kv_dim, "o": dim, "mlp": dim}
 
-    def mix(self, x: Tensor, x0: Tensor) -> Tensor:
+    def vectors(self) -> VectorSet:
+        """The block's own, for another block that is walked in its place. ValueError without attention."""
+        if self.attn is None:
+            raise ValueError("a block without attention has no vectors for another")
+        return VectorSet(self.attn_scale, self.mlp_scale, self.resid_mix, self.attn.q_gain)
+
+    def mix(self, x: Tensor, x0: Tensor, vectors: VectorSet | None = None) -> Tensor:
         """m0 x + m1 x0, [B, T, dim]."""
-        mix = self.resid_mix.to(x.dtype)
+        mix = (self if vectors is None else vectors).resid_mix.to(x.dtype)
         return torch.addcmul(mix[0] * x, mix[1], x0)
 
     def normed(self, x: Tensor, step: Pass) -> Tensor:
         """norm(x) s, [B, T, dim]: what attention and MLP read."""
         return rms_norm(x, (step.depth + 1) ** -0.5 if self.layer_scale else 1.0)
 
-    def forward(self, x: Tensor, x0: Tensor, step: Pass, context: Context) -> Tensor:
+    def forward(self, x: Tensor, x0: Tensor, step: Pass, context: Context, vectors: VectorSet | None = None) -> Tensor:
         """x, x0 [B, T, dim] -> [B, T, dim]."""
-        u = self.mix(x, x0)
+        u = v = self.mix(x, x0, vectors)
         n = self.normed(u, step)
-        v = torch.addcmul(u, self.attn_scale.to(x.dtype), self.attn(n, step.slot, context))
-        if step.form == "sequential":
-            n = self.normed(v, step)
-        return torch.addcmul(v, self.mlp_scale.to(x.dtype), self.mlp(n, step.slot, context))
+        if self.attn is not None:
+            scale = (self if vectors is None else vectors).attn_scale
+            gain = None if vectors is None else vectors.q_gain
+            v = torch.addcmul(u, scale.to(x.dtype), self.attn(n, step.slot, context, gain))
+            if step.form == "sequential":
+                n = self.normed(v, step)
+        scale = (self if vectors is None else vectors).mlp_scale
+        return torch.addcmul(v, scale.to(x.dtype), self._fed(n, step, context))
 
-    def attend(self, u: Tensor, step: Pass, context: Context) -> Tensor:
-        """attn_scale * attention(norm(u) s), [B, T, dim]."""
-        return self.attn_scale.to(u.dtype) * self.attn(self.normed(u, step), step.slot, context)
+    def attend(self, u: Tensor, step: Pass, context: Context, vectors: VectorSet | None = None) -> Tensor:
+        """attn_scale * attention(norm(u) s), [B, T, dim]; zero without attention."""
+        if self.attn is None:
+            return torch.zeros_like(u)
+        scale, gain = (self.attn_scale, None) if vectors is None else (vectors.attn_scale, vectors.q_gain)
+        return scale.to(u.dtype) * self.attn(self.normed(u, step), step.slot, context, gain)
 
-    def feed(self, v: Tensor, step: Pass, context: Context) -> Tensor:
+    def feed(self, v: Tensor, step: Pass, context: Context, vectors: VectorSet | None = None) -> Tensor:
         """mlp_scale * mlp(norm(v) s), [B, T, dim]."""
-        return self.mlp_scale.to(v.dtype) * self.mlp(self.normed(v, step), step.slot, context)
+        scale = (self if vectors is None else vectors).mlp_scale
+        return scale.to(v.dtype) * self._fed(self.normed(v, step), step, context)
+
+    def _fed(self, n: Tensor, step: Pass, context: Context) -> Tensor:
+        """The MLP of this visit on normed input [B, T, dim]."""
+        if step.visit and len(self.repeats):
+            return self.repeats[step.visit - 1](n, step.slot, context, self.mlp)
+        return self.mlp(n, step.slot, context)
 
 
 def _rows(first: float, second: float) -> Init:

@@ -39,8 +39,10 @@ def flops_per_token(model: GPT, plan: LayerPlan, sequence_tokens: int) -> Flops:
     2 (T + 1) H d for each visited block (causal, so half of what dense formulas count). head: 2 vocab_size dim.
     Norms, activations, gating and the softmax are not counted, as usual.
     """
-    products = [_products(block) for block in model.blocks]
-    widths = [block.attn.num_heads * block.attn.head_dim for block in model.blocks]
+    # a repeated visit multiplies with its own matrices in place of the block's, of the same shapes
+    products = [_products(block) - sum(map(_products, block.repeats)) for block in model.blocks]
+    attentions = [block.attn for block in model.blocks]
+    widths = [0 if one is None else one.num_heads * one.head_dim for one in attentions]
     visits = [step.block for step in plan.passes]
     smear = _products(model.smear) if model.smear is not None else 0
     return Flops(

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pgolf.model.block import AttentionFactory, Block, MixInit, MlpFactory
+from pgolf.model.attention import CausalSelfAttention
+from pgolf.model.block import AttentionFactory, Block, MixInit, MlpFactory, RepeatFactory, WithoutAttention
 from pgolf.model.context import HEAD_SLOT, PLAIN, Context
 from pgolf.model.embedding import Embedding, EmbeddingInit
 from pgolf.model.head import TiedHead, UntiedHead
@@ -16,6 +17,7 @@ from pgolf.model.plan import Depth, LayerPlan, Pass
 from pgolf.model.precision import Precision
 from pgolf.model.roles import Part, constant, initialise
 from pgolf.model.smear import SmearGate
+from pgolf.model.vectors import VectorSet, VirtualVectors
 
 
 class GPT(Part):
@@ -26,10 +28,14 @@ class GPT(Part):
     embedding_init: see `Embedding`. layer_scale, mix_init: see `Block`. skip_gates: learned sigmoid gate on each U-Net
     skip. depth, attention, mlp: the parts that every model has. smear: optional gate on the embedding. lanes: optional
     wiring of late layers. head: made as head(vocab_size, dim). softcap: optional cap on the logits,
-    made as softcap(vocab_size). precision: dtypes; None keeps parameters in float32, with bf16 autocast on a GPU. mup:
-    optional scaling of initial values and logits with the width; RoleOptimizers has to be given the same.
+    made as softcap(vocab_size). precision: dtypes; None keeps parameters in float32, with bf16 autocast on a GPU.
+    vectors: gains, scales and mixes by virtual layer. repeat_mlp: MLPs of repeated visits. without_attention: blocks
+    that are an MLP alone. mup: optional scaling of initial values and logits with the width; RoleOptimizers has to be
+    given the same.
 
-    Raises ValueError when dim is below 1, embedding_std negative, or qk_gain a list of another length than the layers.
+    Raises ValueError when dim is below 1, embedding_std negative, qk_gain a list of another length than the layers, or
+    when no block would have attention, or one that does not exist none; and for an MLP of repeated visits that no plan
+    makes.
     """
 
     skip_weights: nn.Parameter
@@ -56,6 +62,9 @@ class GPT(Part):
         mix_init: MixInit = "stream",
         embedding_init: EmbeddingInit = "normal",
         mup: WidthScaling | None = None,
+        vectors: Callable[[int, int, float, int, int], VirtualVectors] | None = None,
+        repeat_mlp: RepeatFactory | None = None,
+        without_attention: WithoutAttention | None = None,
     ) -> None:
         super().__init__()
         if dim < 1 or embedding_std < 0:
@@ -67,11 +76,40 @@ class GPT(Part):
         gains = qk_gain if isinstance(qk_gain, list) else [qk_gain] * layers
         if len(gains) != layers:
             raise ValueError(f"qk_gain={gains} has {len(gains)} values for {layers} layers: give one, or one for each")
-        self.blocks: list[Block] = nn.ModuleList(  # type: ignore[assignment]
-            Block(dim, layer, layers, gains[layer], attention, mlp, layer_scale, mix_init) for layer in range(layers)
-        )
-        self.lanes = lanes(layers) if lanes is not None else None
         self.plans: dict[str, LayerPlan] = depth.plans
+        bare = set(without_attention.layers) if without_attention is not None else set()
+        if not bare < set(range(layers)):
+            raise ValueError(
+                f"without_attention.layers={sorted(bare)} must be some of the layers 0..{layers - 1}, not all"
+            )
+        repeats = [
+            max(visits) - 1 for visits in zip(*(plan.visits(layers) for plan in self.plans.values()), strict=True)
+        ]
+        if repeat_mlp is not None and not any(repeats):
+            raise ValueError("repeat_mlp: no plan visits a block again; set model.depth.num_loops, or repeat_mlp=none")
+        self.blocks: list[Block] = nn.ModuleList(  # type: ignore[assignment]
+            Block(
+                dim,
+                layer,
+                layers,
+                gains[layer],
+                None if layer in bare else attention,
+                mlp,
+                layer_scale,
+                mix_init,
+                repeat_mlp,
+                repeats[layer],
+            )
+            for layer in range(layers)
+        )
+        places = max(len(plan.passes) for plan in self.plans.values())
+        self.vectors = None
+        if vectors is not None:
+            walked = [step for plan in self.plans.values() for step in plan.passes if step.slot != step.block]
+            if any(step.slot in bare for step in walked):
+                raise ValueError("vectors=virtual: another block is walked in the place of one without attention")
+            self.vectors = vectors(dim, self.attention.num_heads, gains[-1], layers, places)
+        self.lanes = lanes(layers) if lanes is not None else None
         if self.lanes is not None:
             self.plans = {name: plan.formed(self.lanes.form) for name, plan in self.plans.items()}
         self.plan_name = "plain"
@@ -104,6 +142,47 @@ class GPT(Part):
             raise ValueError(f"no plan {name!r}: choose one of {', '.join(self.plans)}")
         self.plan_name = name
 
+    @property
+    def attentions(self) -> list[CausalSelfAttention]:
+        """The attention of every block that has one, in order."""
+        return [block.attn for block in self.blocks if block.attn is not None]
+
+    @property
+    def attention(self) -> CausalSelfAttention:
+        """The first block's that has one."""
+        return self.attentions[0]
+
+    def copies(self, plan: str) -> dict[str, str]:
+        """Parameters of MLPs whose visits the plan `plan` does not make -> those of their blocks that they begin as."""
+        visits = self.plans[plan].visits(len(self.blocks))
+        return {
+            f"blocks.{layer}.repeats.{index}.{name}": f"blocks.{layer}.mlp.{source}"
+            for layer, block in enumerate(self.blocks)
+            for index, repeat in enumerate(block.repeats)
+            if index + 1 >= visits[layer]
+            for name, source in repeat.sources().items()
+        }
+
+    @torch.no_grad()
+    def begin_plan(self, name: str) -> dict[str, str]:
+        """Go on training with the plan `name`: MLPs of visits that the present plan does not make become copies. Gives
+        what was copied: parameter -> parameter that it was copied from."""
+        before = self.copies(self.plan_name)
+        self.set_plan(name)
+        after = self.copies(name)
+        begun = {target: source for target, source in before.items() if target not in after}
+        for target, source in begun.items():
+            self.get_parameter(target).copy_(self.get_parameter(source))
+        return begun
+
+    def vectors_of(self, step: Pass) -> VectorSet | None:
+        """The vectors of a pass, where they are not those of its block."""
+        if self.vectors is None or step.slot == step.block:
+            return None
+        if step.slot >= len(self.blocks):
+            return self.vectors.more[step.slot - len(self.blocks)].set()
+        return self.blocks[step.slot].vectors()
+
     def forward(self, tokens: Tensor, context: Context = PLAIN) -> Tensor:
         """tokens int64 [B, T] -> normed hidden states [B, T, dim]; `logits` turns them into scores."""
         embedded = self.precision.stream(self.tok_emb(tokens))
@@ -119,7 +198,7 @@ class GPT(Part):
                 continue
             if skip is not None:
                 x = self._mix_skip(x, skip, step)
-            x = self.blocks[step.block](x, x0, step, context)
+            x = self.blocks[step.block](x, x0, step, context, self.vectors_of(step))
             if step.push:
                 kept.append(x)
         if lanes and self.lanes is not None:
@@ -133,7 +212,7 @@ class GPT(Part):
         if skip is not None:
             chosen = self.lanes.skip_lanes
             lanes = [self._mix_skip(x, skip, step) if lane in chosen else x for lane, x in enumerate(lanes)]
-        return self.lanes(lanes, x0, self.blocks[step.block], step, context)
+        return self.lanes(lanes, x0, self.blocks[step.block], step, context, self.vectors_of(step))
 
     def _mix_skip(self, x: Tensor, skip: Tensor, step: Pass) -> Tensor:
         skip = self.skip_weights[step.pop].to(x.dtype) * skip

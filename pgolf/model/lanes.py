@@ -14,6 +14,7 @@ from pgolf.model.block import Block
 from pgolf.model.context import Context
 from pgolf.model.plan import Form, Pass
 from pgolf.model.roles import Part, constant
+from pgolf.model.vectors import VectorSet
 
 
 class Wiring(Part):
@@ -37,7 +38,15 @@ class Wiring(Part):
         """The form of a pass through `block`, in the second half of the plan or not."""
         return "lanes" if decoder and block >= self.start_layer else "sequential"
 
-    def forward(self, lanes: list[Tensor], x0: Tensor, block: Block, step: Pass, context: Context) -> list[Tensor]:
+    def forward(
+        self,
+        lanes: list[Tensor],
+        x0: Tensor,
+        block: Block,
+        step: Pass,
+        context: Context,
+        vectors: VectorSet | None = None,
+    ) -> list[Tensor]:
         """One pass on lanes: two lanes [B, T, dim] -> two lanes."""
         raise NotImplementedError(f"{type(self).__name__} has no lanes")
 
@@ -76,10 +85,18 @@ class TwoLane(Wiring):
         self.declare("parallel_post_lambdas", (num_layers, 2, 2), "scalar", constant(1.0))
         self.declare("parallel_resid_lambdas", (num_layers, 2), "scalar", constant(1.1))
 
-    def forward(self, lanes: list[Tensor], x0: Tensor, block: Block, step: Pass, context: Context) -> list[Tensor]:
+    def forward(
+        self,
+        lanes: list[Tensor],
+        x0: Tensor,
+        block: Block,
+        step: Pass,
+        context: Context,
+        vectors: VectorSet | None = None,
+    ) -> list[Tensor]:
         """Two lanes [B, T, dim] -> two lanes. Lane 0 keeps itself, not its mix with x0."""
-        attended = block.attend(block.mix(lanes[0], x0), step, context)
-        fed = block.feed(lanes[1], step, context)
+        attended = block.attend(block.mix(lanes[0], x0, vectors), step, context, vectors)
+        fed = block.feed(lanes[1], step, context, vectors)
         take = self.parallel_post_lambdas[step.block].to(x0.dtype)
         keep = self.parallel_resid_lambdas[step.block].to(x0.dtype)
         return [keep[to] * lanes[to] + take[0, to] * attended + take[1, to] * fed for to in (0, 1)]
@@ -108,13 +125,21 @@ class ExchangingLanes(Wiring):
         self.declare("parallel_post_lambdas", (num_layers, 2, 2), "scalar", constant(1.0))
         self.declare("parallel_resid_lambdas", (num_layers, 2), "scalar", constant(math.sqrt(1.1)))
 
-    def forward(self, lanes: list[Tensor], x0: Tensor, block: Block, step: Pass, context: Context) -> list[Tensor]:
+    def forward(
+        self,
+        lanes: list[Tensor],
+        x0: Tensor,
+        block: Block,
+        step: Pass,
+        context: Context,
+        vectors: VectorSet | None = None,
+    ) -> list[Tensor]:
         """Two lanes [B, T, dim] -> two lanes."""
         take = self.parallel_post_lambdas[step.block].to(x0.dtype)
         keep = self.parallel_resid_lambdas[step.block].to(x0.dtype)
-        attended = block.attend(block.mix(lanes[0], x0), step, context)
+        attended = block.attend(block.mix(lanes[0], x0, vectors), step, context, vectors)
         lanes = [keep[0] * lanes[to] + take[0, to] * attended for to in (0, 1)]
-        fed = block.feed(block.mix(lanes[1], x0), step, context)
+        fed = block.feed(block.mix(lanes[1], x0, vectors), step, context, vectors)
         return [keep[1] * lanes[to] + take[1, to] * fed for to in (0, 1)]
 
 
@@ -132,10 +157,21 @@ class SeparateLanes(Wiring):
         super().__init__(num_layers, start_layer)
         self.declare("lane_merge", (1,), "scalar", constant(0.5))
 
-    def forward(self, lanes: list[Tensor], x0: Tensor, block: Block, step: Pass, context: Context) -> list[Tensor]:
+    def forward(
+        self,
+        lanes: list[Tensor],
+        x0: Tensor,
+        block: Block,
+        step: Pass,
+        context: Context,
+        vectors: VectorSet | None = None,
+    ) -> list[Tensor]:
         """Two lanes [B, T, dim] -> two lanes."""
-        mixed = block.mix(lanes[0], x0)
-        return [mixed + block.attend(mixed, step, context), lanes[1] + block.feed(lanes[1], step, context)]
+        mixed = block.mix(lanes[0], x0, vectors)
+        return [
+            mixed + block.attend(mixed, step, context, vectors),
+            lanes[1] + block.feed(lanes[1], step, context, vectors),
+        ]
 
     def merge(self, lanes: list[Tensor]) -> Tensor:
         """m lane0 + (1 - m) lane1."""

@@ -14,7 +14,21 @@ def _hidden(dim: int, multiple: float) -> int:
     return hidden
 
 
-class LeakyReLUSquared(Part):
+class Mlp(Part):
+    """What all have: a hidden layer, and the matrix `proj` from it back to the stream."""
+
+    proj: Linear
+
+    def hidden(self, n: Tensor) -> Tensor:
+        """n: normed input [B, T, dim] -> [B, T, hidden]."""
+        raise NotImplementedError(f"{type(self).__name__} has no hidden layer")
+
+    def forward(self, n: Tensor, slot: int, context: Context) -> Tensor:
+        """n: normed input [B, T, dim] -> [B, T, dim]."""
+        return context.adapt(slot, "mlp", n, self.proj(self.hidden(n)))
+
+
+class LeakyReLUSquared(Mlp):
     """W_down (leaky_relu(W_up n, slope))^2, hidden width = floor(multiple * dim). slope=0 is ReLU^2 (Primer); 0.5
     from PR 1394 on."""
 
@@ -25,13 +39,12 @@ class LeakyReLUSquared(Part):
         self.fc = Linear(dim, hidden, "matrix", orthogonal())
         self.proj = Linear(hidden, dim, "matrix", constant(0.0))
 
-    def forward(self, n: Tensor, slot: int, context: Context) -> Tensor:
-        """n: normed input [B, T, dim] -> [B, T, dim]."""
-        hidden = F.leaky_relu(self.fc(n), self.slope).square()
-        return context.adapt(slot, "mlp", n, self.proj(hidden))
+    def hidden(self, n: Tensor) -> Tensor:
+        """n: normed input [B, T, dim] -> [B, T, hidden]."""
+        return F.leaky_relu(self.fc(n), self.slope).square()
 
 
-class SwiGLU(Part):
+class SwiGLU(Mlp):
     """W_down (silu(W_gate n) * W_up n), hidden width = floor(multiple * dim) (Shazeer 2020, arXiv 2002.05202)."""
 
     def __init__(self, dim: int, *, multiple: float) -> None:
@@ -41,6 +54,6 @@ class SwiGLU(Part):
         self.fc_gate = Linear(dim, hidden, "matrix", orthogonal())
         self.proj = Linear(hidden, dim, "matrix", constant(0.0))
 
-    def forward(self, n: Tensor, slot: int, context: Context) -> Tensor:
-        """n: normed input [B, T, dim] -> [B, T, dim]."""
-        return context.adapt(slot, "mlp", n, self.proj(F.silu(self.fc_gate(n)) * self.fc(n)))
+    def hidden(self, n: Tensor) -> Tensor:
+        """n: normed input [B, T, dim] -> [B, T, hidden]."""
+        return F.silu(self.fc_gate(n)) * self.fc(n)

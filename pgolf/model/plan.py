@@ -22,6 +22,7 @@ class Pass:
     push: whether the output is kept for a later skip.
     pop: row of `skip_weights` through which the newest kept output is mixed into the input, or None.
     form: see `Form`.
+    visit: how often the plan has visited the block before.
     """
 
     block: int
@@ -30,6 +31,7 @@ class Pass:
     push: bool = False
     pop: int | None = None
     form: Form = "sequential"
+    visit: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,19 @@ class LayerPlan:
         half = len(self.passes) // 2
         return LayerPlan(tuple(replace(step, form=form(step.block, step.slot >= half)) for step in self.passes))
 
+    def visits(self, num_layers: int) -> list[int]:
+        """How often each block is visited."""
+        return [sum(step.block == block for step in self.passes) for block in range(num_layers)]
+
     def rows(self) -> list[dict[str, object]]:
         """The plan as a table: one row per pass, in order."""
-        seen: dict[int, int] = {}
         table: list[dict[str, object]] = []
         for step in self.passes:
-            seen[step.block] = seen.get(step.block, 0) + 1
             table.append(
                 {
                     "slot": step.slot,
                     "block": step.block,
-                    "visit": seen[step.block],
+                    "visit": step.visit + 1,
                     "form": step.form,
                     "push": step.push,
                     "pop": step.pop,
@@ -124,5 +128,6 @@ class Depth:
             if row is not None and row >= rows:
                 row = rows - 1 if rows and self.skip_rows == "plain_reused" else None
             depth = block if self.norm_depth == "physical" else slot
-            passes.append(Pass(block, slot, depth, push=self.skips and slot < encoder, pop=row))
+            push, visit = self.skips and slot < encoder, blocks[:slot].count(block)
+            passes.append(Pass(block, slot, depth, push=push, pop=row, visit=visit))
         return LayerPlan(tuple(passes))

@@ -22,6 +22,10 @@ class Averaging(Protocol):
         """The averaged weights by name, fp32."""
         ...
 
+    def adopt(self, copies: Mapping[str, str]) -> None:
+        """Parameters have just become copies of others (name -> name of the other): so do their averages."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         ...
@@ -55,6 +59,10 @@ class ExponentialAverage:
         """The averaged weights by name."""
         return self.average
 
+    def adopt(self, copies: Mapping[str, str]) -> None:
+        """Averages of copies become copies of averages."""
+        _adopt(self.average, copies)
+
     def state_dict(self) -> Weights:
         """The averaged weights by name."""
         return self.average
@@ -85,6 +93,10 @@ class WarmdownAverage:
             weights = [value.detach().float() for value in model.state_dict().values()]
             torch._foreach_add_(list(self.total.values()), weights)
             self.count += 1
+
+    def adopt(self, copies: Mapping[str, str]) -> None:
+        """Sums of copies become copies of sums."""
+        _adopt(self.total, copies)
 
     def weights(self) -> Weights:
         """The mean. ValueError when no step's turn came."""
@@ -121,6 +133,11 @@ class SeveralDecays:
         """Take in the weights after a step."""
         for average in self.averages.values():
             average.update(model)
+
+    def adopt(self, copies: Mapping[str, str]) -> None:
+        """Averages of copies become copies of averages."""
+        for average in self.averages.values():
+            average.adopt(copies)
 
     def candidates(self) -> dict[str, Weights]:
         """The averaged weights by decay."""
@@ -164,6 +181,11 @@ def losses_of(candidates: Mapping[str, Weights], loss: Callable[[Weights], float
 
 def _copy(model: nn.Module) -> Weights:
     return {name: value.detach().float().clone() for name, value in model.state_dict().items()}
+
+
+def _adopt(values: Weights, copies: Mapping[str, str]) -> None:
+    for target, source in copies.items():
+        values[target].copy_(values[source])
 
 
 def _restore(into: Weights, saved: Weights) -> None:

@@ -26,7 +26,7 @@ def model_case(case: Case) -> Outcome:
     model = _model(case)
     if "varlen_x" not in case.arrays:
         return _rows(model, case)
-    if model.blocks[0].attn.rope.train_tokens is None:
+    if model.attention.rope.train_tokens is None:
         return _packed_and_plain(model, case, Comparison())
     return _either_rotary_table(model, case)
 
@@ -57,13 +57,13 @@ def _model(case: Case) -> GPT:
 def _either_rotary_table(model: GPT, case: Case) -> Outcome:
     """A script that stretches its rotary base by the row's length keeps the tables of the longest row that it has seen,
     so its shorter rows depend on what came before. Both histories are compared, and what is said names the nearer."""
-    stretched = model.blocks[0].attn.rope
+    stretched = model.attention.rope
     longest = _tokens(case, "varlen_x").numel()
     kept = Rotary(dims=stretched.dims, base=stretched.base_for(longest))
     outcomes = []
     for rope, words in ((stretched, "made for each row"), (kept, "kept from the longest row")):
-        for block in model.blocks:
-            block.attn.rope = rope
+        for attention in model.attentions:
+            attention.rope = rope
         found = Comparison(remarks=[f"rotary tables {words} (the case says: {case.meta.get('rope_cache', 'nothing')})"])
         outcomes.append(_packed_and_plain(model, case, found))
     return min(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error))

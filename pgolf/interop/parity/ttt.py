@@ -61,11 +61,11 @@ def phased(case: Case) -> Outcome:
     meta, compare = case.meta, Comparison()
     model = build_model(str(meta["script"]), meta["config"], case.below("p/"))
     model.set_plan("looped")
-    if (rope := model.blocks[0].attn.rope).train_tokens is not None:
+    if (rope := model.attention.rope).train_tokens is not None:
         longest = meta["ttt"]["ttt_eval_seq_len"]
         compare.remarks.append(f"rotary tables made for {longest} tokens and kept, as before the published loop")
-        for block in model.blocks:
-            block.attn.rope = Rotary(dims=rope.dims, base=rope.base_for(longest))
+        for attention in model.attentions:
+            attention.rope = Rotary(dims=rope.dims, base=rope.base_for(longest))
     before = {to_published(name): value.detach().clone() for name, value in model.named_parameters()}
     text = case_text(case)
     strategy, sgd = strategy_of(case, model)
