@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pgolf.quant.rans import LOW
-from pgolf.quant.rans_forms import Matrix, Prepared, histograms, prepare
+from pgolf.quant.rans_forms import CODE_BITS, Matrix, Prepared, histograms, prepare
 from pgolf.quant.rans_side import FORM, HEAD, REPEATS, SHIFTS, Form, Side
 from pgolf.quant.rans_tables import CLASSES, PRECISION, Ints, gaussian_weights, normalise, weight_of_code
 
@@ -19,8 +19,6 @@ SYMBOLS_PER_LANE = 1 << 13
 """A lane costs two bytes, which so many symbols should bear."""
 LEAST_SYMBOLS = 4096
 """Classes at both ends with fewer symbols than this are merged into their neighbours."""
-CODE_BITS = 6
-"""What one code of a stored table costs after zlib, about; a table is stored when it saves more."""
 
 
 def encode(streams: Sequence[Sequence[Matrix]]) -> list[bytes]:

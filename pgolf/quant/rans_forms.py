@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,12 @@ from pgolf.quant.rans import (
     moved,
 )
 from pgolf.quant.rans_side import Form
-from pgolf.quant.rans_tables import CLASSES, MAX_SHIFT, UNIT, Ints
+from pgolf.quant.rans_tables import CLASSES, MAX_SHIFT, PRECISION, UNIT, Ints, gaussian_weights, normalise
 
 SHIFT_BITS = 3
 """What a row shift costs after zlib, about."""
+CODE_BITS = 6
+"""What one code of a stored table costs after zlib, about; a table is stored when it saves more."""
 FORM_BITS = 64
 """What another form must save before it is taken."""
 MAX_ROWS = (1 << 16) - 1
@@ -89,7 +92,7 @@ def _under(form: Form, values: Ints, codebooks: npt.NDArray[np.uint8] | None) ->
     """The matrix in this form."""
     classes = classes_under(form, values)
     shifts = 0 if form.shifts is None else SHIFT_BITS * len(form.shifts)
-    return Prepared(form, values, classes, codebooks, _entropy(values, classes) + shifts)
+    return Prepared(form, values, classes, codebooks, _cost(values, classes) + shifts)
 
 
 def _repeats(symbols: Ints) -> Ints | None:
@@ -169,10 +172,18 @@ def histograms(values: Ints, contexts: Ints, num_contexts: int, low: int, count:
     return np.bincount(entries, minlength=num_contexts * count).reshape(num_contexts, count)
 
 
-def _entropy(values: Ints, contexts: Ints) -> float:
-    """Empirical entropy of the values given their contexts, in bits."""
-    low = int(values.min(initial=0))
-    counts = histograms(values, contexts, CLASSES, low, int(values.max(initial=0)) - low + 1).astype(float)
-    totals = counts.sum(axis=1, keepdims=True)
-    chances = np.divide(counts, totals, where=counts > 0, out=np.ones_like(counts))
-    return float(-(counts * np.log2(chances)).sum())
+def _cost(values: Ints, classes: Ints) -> float:
+    """About how many bits the values take: each class under its Gaussian table, or with a table of its own."""
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    counts = histograms(values, classes, CLASSES, low, high - low + 1)
+    gaussian = (counts * _gaussian_costs(low, high)).sum(axis=1)
+    chances = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    entropy = -(counts * np.log2(chances, where=counts > 0, out=np.zeros_like(chances))).sum(axis=1)
+    return float(np.minimum(gaussian, entropy + CODE_BITS * counts.shape[1]).sum())
+
+
+@cache
+def _gaussian_costs(low: int, high: int) -> npt.NDArray[np.float64]:
+    """Bits of the values low ... high under the Gaussian table of every class; [classes, values]."""
+    tables = [normalise(gaussian_weights(spread, low, high)) for spread in range(CLASSES)]
+    return PRECISION - np.log2(np.array(tables, float))

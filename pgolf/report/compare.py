@@ -19,7 +19,7 @@ from pgolf.report.comparison import (
     make_groups,
 )
 from pgolf.report.matched import tokens_per_second
-from pgolf.report.runs import Found, find_runs
+from pgolf.report.runs import Found, figure, find_runs
 from pgolf.report.tables import text_table
 
 COLUMNS_AT_ONCE = 3
@@ -165,6 +165,8 @@ _GROUP_LABELS = (
     "  std over seeds",
     "  95 % interval",
     "nats per token",
+    "artifact bytes, worst seed",
+    "  fits (the worst seed decides)",
 )
 _RESULT_LABELS = (
     "gain, bits per byte",
@@ -196,7 +198,20 @@ def _group_column(group: Group, bytes_per_token: float) -> list[str]:
         f"{sample.std:.5f}" if sample.std is not None else "none: one seed",
         _interval(sample.low, sample.high, 5, signed=False) if sample.n > 1 else "none: one seed",
         f"{nats.mean:.5f}",
+        *_artifact(group),
     ]
+
+
+def _artifact(group: Group) -> list[str]:
+    """The largest artifact of all seeds and whose it is; one that does not fit is enough."""
+    known = [(figure(run.summary, "artifact.total_bytes"), run) for run in group.runs]
+    sized = [(size, run.seed, run.summary["artifact"]) for size, run in known if size is not None]
+    if not sized:
+        return ["-", "-"]
+    size, seed, artifact = max(sized, key=lambda one: one[0])
+    limit, over = artifact.get("limit_bytes"), [one[1] for one in sized if one[2].get("fits") is False]
+    verdict = f"NO: seed {', '.join(map(str, over))}" if over else "yes"
+    return [f"{size:,.0f} (seed {seed})", f"{verdict}, limit {limit:,}" if limit else verdict]
 
 
 def _result_column(one: Comparison) -> list[str]:

@@ -48,7 +48,7 @@ def groups_table(groups: list[Group]) -> Table:
             ]
         )
     headers = ["group", "n", "seeds", "val_bpb mean", "std", "95 % interval", "nats per token"]
-    headers += ["parameters", "artifact bytes (largest)", "fits", "train seconds (longest)"]
+    headers += ["parameters", "artifact bytes (worst seed)", "fits (worst seed)", "train seconds (longest)"]
     return Table("Groups (runs that differ by their seed alone)", headers, rows)
 
 

@@ -155,6 +155,23 @@ def test_a_user_error_is_its_sentence_alone(request_: Any, capsys: pytest.Captur
     assert "Traceback" not in (request.directory / "train.log").read_text()
 
 
+def test_a_run_over_the_byte_limit_is_a_failed_one_and_keeps_its_numbers(
+    request_: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = request_("train.behaviour=too_large")
+    outcome = carry_out(request)
+    assert (outcome.state, outcome.exit_status) == ("failed", 1)
+    status = read_json(request.directory / "status.json")
+    assert status["state"] == "failed"
+    assert status["error"].startswith(
+        "over the limit by 1,200 bytes: weights 1,000 + code 200 (shipped) = 16,001,200 > "
+    )
+    assert "largest savings at hand: quant.coder=rans: another coder (900 bytes)" in status["error"]
+    shown = capsys.readouterr().out
+    assert "DOES NOT FIT" in shown and "would save: quant.coder=rans" in shown
+    assert read_json(request.directory / "summary.json")["val_bpb"] == 1.5
+
+
 def test_an_interruption_is_one_sentence(
     request_: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from pgolf.errors import UserError
 from pgolf.quant import packer
-from pgolf.quant.account import account, entropy_bits
+from pgolf.quant.account import account, entropy_bits, total
 from pgolf.quant.code import decoder_bytes
 from pgolf.quant.coders import CODERS
 from pgolf.quant.container import StoredTensor
@@ -41,6 +41,20 @@ def test_tensors_and_classes_add_up_to_the_file(tmp_path: Path, coder: str, row_
     assert matrix["bits_per_weight"] == pytest.approx(8 * matrix["bytes"] / matrix["elements"])
     low, high = {"rans": (0.95, 1.06), "brotli": (1.0, 1.15), "none": (1.05, 1.4)}[coder]
     assert low < matrix["over_entropy"] < high
+
+
+def test_the_adaptive_bound_is_what_the_coder_of_matrices_comes_near(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.randn(1, 256, generator=generator).mul(0.4).exp()
+    weights = [torch.randn(512, 256, generator=generator) * spread for _ in range(2)]
+    tensors = [StoredTensor(f"w{i}", "matrix", "float32", Int8Rows().quantise(one)) for i, one in enumerate(weights)]
+    for coder, low, high in (("rans", 0.99, 1.005), ("brotli", 1.02, 1.2)):
+        packer.write(tmp_path / coder, tensors, {}, coder=coder)
+        result = account(tmp_path / coder)
+        whole = total(result["classes"])
+        assert low < whole["over_adaptive"] < high
+        assert whole["adaptive_bytes"] < 0.99 * whole["entropy_bytes"]
+        assert whole["symbol_bytes"] == sum(row["symbol_bytes"] for row in result["tensors"])
 
 
 def test_entropy() -> None:

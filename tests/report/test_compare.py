@@ -57,6 +57,17 @@ def test_a_clear_gain_passes_both_policies(folders, tmp_path, capsys):
     assert documents["low"] < documents["gain"] < documents["high"]
 
 
+def test_the_worst_seed_decides_about_the_bytes(folders, capsys):
+    base, better = folders
+    summary = json.loads((better / "s0" / "summary.json").read_text())
+    summary["artifact"] |= {"total_bytes": 16_000_001, "margin_bytes": -1, "fits": False}
+    (better / "s0" / "summary.json").write_text(json.dumps(summary))
+    assert compare(base, better) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "artifact bytes, worst seed" in shown and "16,000,001 (seed 0)" in shown
+    assert "NO: seed 0, limit 16,000,000" in shown and "yes, limit 16,000,000" in shown
+
+
 def test_a_small_gain_passes_as_applied_only(folders, tmp_path, capsys):
     small = write_group(tmp_path, "small", [1.2500, 1.2489, 1.2492])
     compare(folders[0], small)

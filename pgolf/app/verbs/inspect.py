@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
-from rich.text import Text
 
 from pgolf.app import build
 from pgolf.app.console import Screen
-from pgolf.app.verbs.composing import compose, parser, refuse_words
+from pgolf.app.verbs import inspect_artifact
+from pgolf.app.verbs.composing import compose, parser, refuse_words, take
+from pgolf.app.verbs.tables import text_table
 from pgolf.digest import digest, group_digest
 from pgolf.errors import ConfigError
 from pgolf.report.architecture import Visit
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Show the layer plans, what a token costs, the parameters by role and by tensor, the expected bytes of
 the artifact, and the schedules of a configuration. Nothing is trained and no data is read.
+With artifact=FILE (or a run directory): where the bytes of an artifact are, and how near its coder
+came to the entropy of the symbols.
 
 examples:
   pgolf inspect scale=full
-  pgolf inspect experiment=pr1736 --plot"""
+  pgolf inspect experiment=pr1736 --plot
+  pgolf inspect artifact=runs/default-1a2b3c4d-seed42 --plot"""
 MOMENTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # parts of the training budget
 FINE = [index / 400 for index in range(401)]
 
@@ -38,11 +42,14 @@ def main(arguments: list[str]) -> int:
         metavar="FILE.png",
         nargs="?",
         const="",
-        help="draw plans, schedules and bytes (default: architecture-NAME.png here)",
+        help="draw plans, schedules and bytes (default: architecture-NAME.png here; artifact-NAME.png of an artifact)",
     )
     options = made.parse_args(arguments)
     words, plot = _separate(options.words, options.plot)
     refuse_words(words)
+    artifact, others = take(words, "artifact")
+    if artifact is not None:
+        return inspect_artifact.show(artifact, others, plot)
     config = compose(words, options).config
     screen, recipe = Screen(), build.recipe(config)
     screen.say(f"digest {digest(config)[:16]}, without the seed {group_digest(config)[:16]}")
@@ -99,7 +106,7 @@ def visits(model: Any, plan: Any) -> list[Visit]:
 def _plans(model: Any) -> Iterator[Table]:
     columns = ["slot", "block", "visit", "form", "attention", "MLP", "skip from"]
     for name, plan in model.plans.items():
-        yield _table(f"Layer plan `{name}`", columns, [_visit_row(visit) for visit in visits(model, plan)])
+        yield text_table(f"Layer plan `{name}`", columns, [_visit_row(visit) for visit in visits(model, plan)])
 
 
 def _visit_row(visit: Visit) -> list[str]:
@@ -126,7 +133,9 @@ def _costs(recipe: "Recipe", model: Any) -> Table:
         parts = (flops.blocks, flops.attention, flops.head, flops.forward, flops.training)
         body.append([name, *(f"{part / 1e6:,.2f}" for part in parts), f"{flops.training * batch / 1e12:,.3f}"])
     columns = ["plan", "blocks", "attention", "head", "forward", "training", f"step of {batch:,} (T)"]
-    return _table(f"Floating point operations per token (millions), documents of {sequence:,} tokens", columns, body)
+    return text_table(
+        f"Floating point operations per token (millions), documents of {sequence:,} tokens", columns, body
+    )
 
 
 def _parameters(recipe: "Recipe", model: Any, shapes: dict[str, tuple[int, ...]]) -> Iterator[Table]:
@@ -138,7 +147,7 @@ def _parameters(recipe: "Recipe", model: Any, shapes: dict[str, tuple[int, ...]]
     rows = recipe.quant.estimate(shapes, roles)
     by_tensor = {row["tensor"]: row for row in rows}
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in model.state_dict().items()}
-    yield _table(
+    yield text_table(
         "Tensors",
         ["tensor", "role", "shape", "trained in", "parameters", "scheme", "bits", "bytes"],
         [
@@ -154,14 +163,14 @@ def _parameters(recipe: "Recipe", model: Any, shapes: dict[str, tuple[int, ...]]
     body = [
         [role, f"{tensors:,}", f"{number:,}", f"{number / total:.1%}"] for role, (tensors, number) in counts.items()
     ]
-    yield _table(
+    yield text_table(
         "Parameters by role",
         ["role", "tensors", "parameters", "share"],
         [*body, ["all", f"{len(roles):,}", f"{total:,}", ""]],
     )
     body = [[row["role"], str(row["tensors"]), *_sizes(row)] for row in by_class(rows)]
     expected = sum(row["estimated_bytes"] for row in rows)
-    yield _table(
+    yield text_table(
         f"Bytes of the weights, estimated to {EXPECTED_ERROR:.1%} at full scale (the code adds its own)",
         ["class", "tensors", "elements", "scheme", "bits", "bytes"],
         [
@@ -195,7 +204,7 @@ def _schedules(recipe: "Recipe", plans: list[str]) -> Table:
     budget = f"{steps:,} steps" if steps else ""
     budget += f"{' or ' if steps and train.max_seconds else ''}{train.max_seconds:,} s" if train.max_seconds else ""
     columns = ["budget", "step", "learning rate x", "momentum", "weight decay x", "sequence", "batch", "plan"]
-    return _table(f"Schedules over {budget}", columns, body)
+    return text_table(f"Schedules over {budget}", columns, body)
 
 
 def _positions(train: Any, moments: Iterable[float]) -> list[Any]:
@@ -265,13 +274,3 @@ def _plan_at(train: Any, plans: list[str], moment: float) -> str:
 
     name: str = train.activation(plans).at(Position(0, moment))
     return name
-
-
-def _table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
-    table = Table(title=Text(title))
-    for index, column in enumerate(columns):
-        number = bool(rows) and rows[0][index].replace(",", "").replace(".", "").rstrip("%").isdigit()
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table

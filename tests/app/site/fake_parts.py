@@ -54,7 +54,7 @@ class Optim:
 
 
 class Train:
-    """behaviour: what the fake run does (finish, fail, refuse, hang, die); victim: which rank."""
+    """behaviour: what the fake run does (finish, fail, refuse, hang, die, too_large); victim: which rank."""
 
     def __init__(self, *, steps: int, behaviour: str, victim: int | None) -> None:
         self.steps, self.behaviour, self.victim = steps, behaviour, victim

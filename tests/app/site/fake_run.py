@@ -25,6 +25,7 @@ class Recipe:
     ttt: Any
     audit: Any
     description: dict[str, Any]
+    modules: tuple[str, ...]
 
 
 def execute(recipe, identity, run_directory, group, console, tracker):
@@ -55,8 +56,17 @@ def execute(recipe, identity, run_directory, group, console, tracker):
             os.kill(os.getpid(), 9)
     from torch import ones
 
+    summary = _summary(recipe, identity, run_directory)
+    if behaviour == "too_large":
+        summary["artifact"] |= {
+            "total_bytes": 16_001_200,
+            "fits": False,
+            "margin_bytes": -1_200,
+            "reading": "shipped",
+            "savings": [{"change": "quant.coder=rans: another coder", "bytes": 900, "exact": True}],
+        }
     world = int(group.sum_(ones(1)).item())
-    summary = _summary(recipe, identity, run_directory) | {"world": world}
+    summary |= {"world": world}
     if group.leads:
         write_json(run_directory / "summary.json", summary)
         with open(run_directory / "metrics.jsonl", "a") as file:
