@@ -64,7 +64,7 @@ class Block(Part):
         self.attn = attention(dim, qk_gain, layer, num_layers) if attention is not None else None
         self.mlp = mlp(dim)
         self.repeats: list[OwnMlp | OwnDown] = nn.ModuleList(  # type: ignore[assignment]
-            repeat(self.mlp, partial(mlp, dim)) for _ in range(repeats if repeat is not None else 0)
+            [] if repeat is None else [repeat(self.mlp, partial(mlp, dim)) for _ in range(repeats)]
         )
         if self.attn is not None:
             self.declare("attn_scale", (dim,), "scalar", constant(1.0))

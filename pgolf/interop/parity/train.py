@@ -52,6 +52,9 @@ class _Steps:
             return
         done = len(self.events)
         self.events.append(event)
+        rows = self.case.meta.get("per_step", [])
+        if done < len(rows):
+            self._compare_schedules(done, rows[done], event["plan"])
         _compare_weights(self.compare, self.case, f"after_step{done}/", self.model.state_dict(), self.tolerance.weights)
         norms = self.case.meta.get("param_norms_per_step", [])
         if done < len(norms):
@@ -59,9 +62,6 @@ class _Steps:
             for name, norm in norms[done].items():
                 error = self.tolerance.weights * max(1.0, norm)
                 self.compare.close(f"norm of {name} after step {done}", weights[name].norm(), norm, error)
-        rows = self.case.meta.get("per_step", [])
-        if done < len(rows):
-            self._compare_schedules(done, rows[done], event["plan"])
 
     def _compare_schedules(self, step: int, row: dict[str, Any], plan: str) -> None:
         names = str(self.case.meta["lr_order"]).strip("[]").replace(" ", "").split(",")
