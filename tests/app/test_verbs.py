@@ -127,6 +127,8 @@ def test_eval_refuses_what_needs_training_and_what_is_no_run(run: Path, conf: Pa
     flags = ("--config-path", str(conf))
     with pytest.raises(ConfigError, match="model .*a finished run keeps it"):
         verb("eval", f"run={run}", "model.dim=3", *flags)
+    with pytest.raises(ConfigError, match=r"quant\.qat .*trained with or without it"):
+        verb("eval", f"run={run}", "quant/qat=late", *flags)
     with pytest.raises(ConfigError, match=r"did you mean 'ttt.phases'"):
         verb("eval", f"run={run}", "ttt.phase=3", *flags)
     with pytest.raises(UserError, match="is not a run directory"):
@@ -290,3 +292,20 @@ def test_data_verbs_over_a_small_corpus(here: Path, capsys: pytest.CaptureFixtur
         verb("data", "prepar")
     with pytest.raises(UserError, match="pgolf data prepare"):
         verb("data", "stats", str(here / "nowhere"))
+
+
+def test_a_new_choice_of_a_group_drops_what_was_set_inside_the_old_one() -> None:
+    from pgolf.app.verbs.rerun import _merged
+
+    stored = ["quant/rotation=online", "quant.rotation.sites=[mlp_in]", "quant.rotations=1", "quant.matrix.bits=4"]
+    assert _merged(stored, ["quant/rotation=none"]) == [
+        "quant.rotations=1",
+        "quant.matrix.bits=4",
+        "quant/rotation=none",
+    ]
+    assert _merged(stored, ["quant.rotation.seed=1"])[:2] == stored[:2]
+    assert _merged(stored, ["quant/scheme@quant.matrix=int8"])[-2:] == [
+        "quant.rotations=1",
+        "quant/scheme@quant.matrix=int8",
+    ]
+    assert _merged(stored, ["quant=trellis"]) == ["quant=trellis"]

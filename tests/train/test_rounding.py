@@ -14,11 +14,14 @@ from pgolf.quant.compress import Compressor
 from pgolf.quant.qat import LateQat, WeightRounding
 from pgolf.quant.schemes import Float32, Gptq, Half, Int8Rows
 from pgolf.train.clock import BudgetClock
-from pgolf.train.rounding import Plan, planned, refuse_few_steps
-from tests.support import tiny_model
-from tests.train.small import Spoken, Ticking, losses, train
+from pgolf.train.loop import Trainer
+from pgolf.train.rounding import Plan, Switch, refuse_few_steps
+from pgolf.train.state import Progress
+from tests.support import ALONE, tiny_model
+from tests.train.small import SETTINGS, Spoken, Ticking, losses, train
 
 SEED = 1
+SHORT: dict[str, Any] = {"max_steps": 12, "batch_tokens": 256}
 
 
 def rounding_of(model: Any, min_steps: int = 5, **when: Any) -> WeightRounding:
@@ -37,7 +40,7 @@ def run(folder: Path, **changes: Any) -> tuple[Any, Any, list[dict[str, Any]], l
     """Train with rounding; also gives the events of rounding."""
     model, told = tiny_model(seed=SEED), list[dict[str, Any]]()
     when = changes.pop("when", {})
-    changes["rounding"] = rounding_of(model, **when)
+    changes = {**SHORT, **changes, "rounding": rounding_of(model, **when)}
     on = lambda event: told.append(event) if event["event"] == "qat" else None  # noqa: E731
     averaged, progress, events, model = train(folder, model=model, on=on, **changes)
     return averaged, progress, events, told, model
@@ -46,15 +49,15 @@ def run(folder: Path, **changes: Any) -> tuple[Any, Any, list[dict[str, Any]], l
 def test_it_comes_on_in_the_middle_and_says_so(tmp_path: Path) -> None:
     console = Spoken()
     _, progress, events, told, model = run(tmp_path / "a", console=console)
-    _, _, plain, _ = train(tmp_path / "b", seed=SEED)
-    assert progress.rounded_at == 15
-    assert losses(events)[:15] == losses(plain)[:15]
-    assert losses(events)[15] > losses(plain)[15]  # the loss of rounded weights
-    assert losses(events)[16:] != losses(plain)[16:]
+    _, _, plain, _ = train(tmp_path / "b", seed=SEED, **SHORT)
+    assert progress.rounded_at == 6
+    assert losses(events)[:6] == losses(plain)[:6]
+    assert losses(events)[6] > losses(plain)[6]  # the loss of rounded weights
+    assert losses(events)[7:] != losses(plain)[7:]
     (event,) = told
-    assert (event["state"], event["step"], event["steps_left"]) == ("on", 15, 15)
+    assert (event["state"], event["step"], event["steps_left"]) == ("on", 6, 6)
     assert event["rounded"] == "24 x gptq int2"
-    assert any("weights are rounded from step 15 on, with about 15 left" in line for line in console.said)
+    assert any("weights are rounded from step 6 on, with about 6 left" in line for line in console.said)
     values = model.state_dict()["blocks.0.mlp.fc.weight"].unique()
     assert len(values) > 1000  # the weights themselves are not rounded
 
@@ -63,7 +66,7 @@ def test_training_answers_the_rounding(tmp_path: Path) -> None:
     """After the same steps, rounded weights are better when they were trained as such."""
     after: list[float] = []
     for name, rounding in (("with", True), ("without", False)):
-        changes: dict[str, Any] = {"max_steps": 60, "schedule": Warmdown(fraction=1.0, floor=0.0)}
+        changes: dict[str, Any] = {**SHORT, "max_steps": 40, "schedule": Warmdown(fraction=1.0, floor=0.0)}
         folder = tmp_path / name
         found = run(folder, **changes) if rounding else train(folder, seed=SEED, **changes)
         model = found[-1]
@@ -75,12 +78,12 @@ def test_training_answers_the_rounding(tmp_path: Path) -> None:
 
 
 def test_below_a_learning_rate(tmp_path: Path) -> None:
-    _, progress, _, told, _ = run(tmp_path, when={"below_lr_scale": 0.5, "at_fraction": None})
-    assert progress.rounded_at == 23  # 1 - 0.5 * 0.5 of 30 steps, rounded up
+    _, progress, _, told, _ = run(tmp_path, when={"below_lr_scale": 0.5, "min_steps": 2})
+    assert progress.rounded_at == 10  # after 3/4 of 12 steps the multiplier is still one half
     assert told[0]["state"] == "on"
 
 
-@pytest.mark.parametrize("stop_after", [9, 21])
+@pytest.mark.parametrize("stop_after", [4, 8])
 def test_a_run_that_was_stopped_continues_to_the_same_bits(tmp_path: Path, stop_after: int) -> None:
     whole, progress, events, _, _ = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -89,7 +92,7 @@ def test_a_run_that_was_stopped_continues_to_the_same_bits(tmp_path: Path, stop_
     assert losses(rest) == losses(events)[-len(rest) :]
     assert (other.step, other.rounded_at) == (progress.step, progress.rounded_at)
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
-    assert len(told) == (1 if stop_after < 15 else 0)
+    assert len(told) == (1 if stop_after < 6 else 0)
 
 
 @contextmanager
@@ -99,10 +102,10 @@ def refusal(message: str) -> Iterator[None]:
 
 
 def test_too_few_steps_are_refused_before_the_first(tmp_path: Path) -> None:
-    message = r"comes on at step 15 and leaves 15 step\(s\) of 30, fewer than quant.qat.min_steps=16"
+    message = r"comes on at step 6 and leaves 6 step\(s\) of 12, fewer than quant.qat.min_steps=7"
     with refusal(message):
-        run(tmp_path, when={"at_fraction": 0.5, "min_steps": 16})
-    with refusal("never comes on of 30"):
+        run(tmp_path, when={"at_fraction": 0.5, "min_steps": 7})
+    with refusal("never comes on of 12"):
         run(tmp_path, when={"below_lr_scale": 0.05})
 
 
@@ -117,22 +120,41 @@ def test_a_budget_in_seconds_is_forecast_from_its_first_steps(tmp_path: Path) ->
         timed(tmp_path, Ticking(0.1), when={"at_fraction": 0.5, "min_steps": 1000})
 
 
-class Slowing(Ticking):
-    """Looks take a hundred times as long once a part of the budget is gone."""
+def switch_of(min_steps: int) -> tuple[Switch, list[dict[str, Any]], Spoken]:
+    """A switch at half of a budget of 60 seconds."""
+    trainer = Trainer(**{**SETTINGS, "max_steps": None, "max_seconds": 60.0})
+    events, console = list[dict[str, Any]](), Spoken()
+    rounding, course = rounding_of(tiny_model(), min_steps), trainer.course(["plain", "looped"])
+    return Switch(rounding, trainer.schedule, course, ALONE, console, events.append), events, console
 
-    def __call__(self) -> float:
-        self.seconds += self.tick if self.seconds < 29.0 else 100 * self.tick
-        return self.seconds
+
+def test_when_the_steps_that_are_left_turn_out_too_few_it_stays_off_and_says_so() -> None:
+    switch, events, console = switch_of(min_steps=101)
+    progress = Progress(step=100)
+    switch.before_step(progress, 0.49, 29.5)
+    assert events == []
+    switch.before_step(progress, 0.5, 30.0)  # 0.3 s a step: 100 are left
+    switch.before_step(Progress(step=101), 0.51, 30.3)
+    assert [(event["state"], event["steps_left"]) for event in events] == [("refused", 100)]
+    assert console.said == [
+        "quant.qat stays off: about 100 step(s) are left at step 100, fewer than quant.qat.min_steps=101"
+    ]
+    switch.conclude(progress)
+    assert progress.rounded_at is None and len(events) == 1
 
 
-def test_when_the_steps_that_are_left_turn_out_too_few_it_stays_off_and_says_so(tmp_path: Path) -> None:
-    console = Spoken()
-    when = {"at_fraction": 0.5, "min_steps": 20}
-    _, progress, _, told, _ = timed(tmp_path, Slowing(0.1), when=when, console=console)
-    if told[0]["state"] == "on":  # the mean of the steps before was still short
-        assert progress.rounded_at is not None
-    else:
-        assert progress.rounded_at is None and any("quant.qat stays off" in line for line in console.said)
+def test_enough_steps_by_the_clock(tmp_path: Path) -> None:
+    switch, events, _ = switch_of(min_steps=100)
+    progress = Progress(step=100)
+    switch.before_step(progress, 0.5, 30.0)
+    assert progress.rounded_at == 100 and events[0]["steps_left"] == 100
+
+
+def test_a_run_that_ends_before_its_moment_says_so() -> None:
+    switch, events, console = switch_of(min_steps=1)
+    switch.conclude(Progress(step=3))
+    assert events == [{"event": "qat", "state": "never"}]
+    assert "never came on" in console.said[0]
 
 
 def test_plans() -> None:
@@ -140,4 +162,3 @@ def test_plans() -> None:
     refuse_few_steps(Plan(10, 30), 20)
     with refusal("leaves 20"):
         refuse_few_steps(Plan(10, 30), 21)
-    assert planned is not None

@@ -87,17 +87,19 @@ def _stored_overrides(directory: Path) -> list[str]:
 
 def _merged(stored: list[str], new: list[str]) -> list[str]:
     """A new choice replaces the stored one, and what was set inside the part it replaces."""
-    keys = [_key(one) for one in new]
-    kept = [
-        one
-        for one in stored
-        if not any(_key(one) == key or _key(one).startswith((f"{key}.", f"{key}/")) for key in keys)
-    ]
+    places = [_place(one) for one in new]
+    kept = [one for one in stored if not any(f"{_place(one)}.".startswith(f"{place}.") for place in places)]
     return [one for one in kept if _root(one) != "force"] + new
 
 
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
+
+
+def _place(override: str) -> str:
+    """The dotted key that an override sets; that of a group is where its option lands."""
+    key, _, package = _key(override).partition("@")
+    return package or key.replace("/", ".")
 
 
 def _root(override: str) -> str:
