@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pgolf.interop.published import from_published, to_published
 from pgolf.kernels.packing import Packing
+from pgolf.model.block import WithoutAttention
 from pgolf.model.context import Context
 from pgolf.model.exclude import gated_own_value, own_value
 from pgolf.model.gates import AttentionOutGate, HeadGate
@@ -17,6 +18,7 @@ from pgolf.model.mlp import LeakyReLUSquared, SwiGLU
 from pgolf.model.plan import Depth
 from pgolf.model.roles import parameter_roles
 from pgolf.model.smear import SmearGate
+from pgolf.model.vectors import VirtualVectors
 from pgolf.ttt.lora import BatchedLora, LoraSettings
 from tests.support import tiny_model
 
@@ -54,6 +56,8 @@ mixtures = st.fixed_dictionaries(
         "softcap": st.sampled_from([None, partial(SoftCap, cap=5.0), partial(AsymmetricSoftCap, cap=5.0)]),
         "mlp": st.sampled_from([partial(LeakyReLUSquared, multiple=2.0, slope=0.5), partial(SwiGLU, multiple=1.5)]),
         "layer_scale": st.booleans(),
+        "vectors": st.sampled_from([None, VirtualVectors]),
+        "without_attention": st.sampled_from([None, WithoutAttention(layers=[0])]),
         "skip_gates": st.booleans(),
         "depth": st.builds(
             partial(Depth, num_layers=4, loop_start=1, loop_end=2),
@@ -68,7 +72,8 @@ mixtures = st.fixed_dictionaries(
 def mixture(parts, exclude):
     model = tiny_model(**parts)
     for layer, block in enumerate(model.blocks):
-        block.attn.exclude = exclude(4, layer, 4) if exclude is not None else None
+        if block.attn is not None:
+            block.attn.exclude = exclude(4, layer, 4) if exclude is not None else None
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
