@@ -65,21 +65,27 @@ def encode_path(
 
 
 def _search(costs: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Viterbi: `costs` [steps, 4, paths] of the branches -> states left and branches taken, int64 [steps, paths]."""
+    """Viterbi: `costs` [steps, 4, paths] of the branches -> states left and branches taken, int64 [steps, paths].
+
+    Steps follow each other, so what can be done for all of them at once stands before and behind the two loops.
+    """
     steps, _, paths = costs.shape
+    by_way = costs[:, BRANCH.T]  # [steps, 2 ways, 8 states, paths]
     total = np.full((STATES, paths), np.inf, np.float32)
     total[0] = 0
     seconds = np.empty((steps, STATES, paths), bool)
-    for step in range(steps):
-        first = total[FROM[:, 0]] + costs[step, BRANCH[:, 0]]
-        second = total[FROM[:, 1]] + costs[step, BRANCH[:, 1]]
-        np.less(second, first, out=seconds[step])
-        total = np.minimum(first, second)
-    states = np.empty((steps, paths), np.int64)
-    branches = np.empty((steps, paths), np.int64)
-    at, everyone = total.argmin(axis=0), np.arange(paths)
+    ways = np.ascontiguousarray(FROM.T)
+    for ahead, is_second in zip(by_way, seconds, strict=True):
+        ahead += total.take(ways, axis=0)
+        np.less(ahead[1], ahead[0], out=is_second)
+        total = np.minimum(ahead[0], ahead[1])
+    # flat indices into [8 states, paths], so that a step back is one look-up
+    everyone = np.arange(paths)
+    before = np.where(seconds, FROM[:, 1, None], FROM[:, 0, None]) * paths + everyone
+    reached = np.empty((steps + 1, paths), np.int64)
+    reached[steps] = total.argmin(axis=0) * paths + everyone
     for step in range(steps - 1, -1, -1):
-        way = seconds[step, at, everyone].astype(np.int64)
-        branches[step] = BRANCH[at, way]
-        at = states[step] = FROM[at, way]
-    return states, branches
+        reached[step] = before[step].take(reached[step + 1])
+    states = reached // paths
+    left, entered = states[:-1], states[1:]
+    return left, BRANCH[entered, (FROM[entered, 1] == left).astype(np.int64)]
