@@ -20,6 +20,13 @@ class Tracker(Protocol):
         """Take in one event."""
 
 
+class Untracked:
+    """No mirror."""
+
+    def log(self, event: dict[str, Any]) -> None:
+        """Drop the event."""
+
+
 class RunRecord:
     """Files of one run directory. Only the leader of a group writes; the others keep silent copies.
 

@@ -6,8 +6,11 @@
 A stage that an earlier process finished is not done again: killed runs continue, finished ones are only read.
 """
 
+import contextlib
+import copy
 import functools
 import math
+import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +18,10 @@ from typing import Any
 
 import torch
 
-from pgolf.audit.checks import table
+from pgolf.audit.artifact import artifact_check, validation_files
+from pgolf.audit.checks import Check, not_probed, table
+from pgolf.audit.figures import of_stages
+from pgolf.audit.seal import sealed
 from pgolf.console import Console, Silent
 from pgolf.data.baselines import baselines
 from pgolf.data.dataset import Dataset
@@ -31,7 +37,7 @@ from pgolf.quant import container
 from pgolf.quant.budget import artifact_bytes, write_code
 from pgolf.quant.calibration import Ground, calibrate
 from pgolf.quant.hessian import Calibration
-from pgolf.record import Tracker
+from pgolf.record import Tracker, Untracked
 from pgolf.score.ledger import Total
 from pgolf.score.scorer import Scorer
 from pgolf.train.clock import SCORING, TRAINING, BudgetClock, limits
@@ -43,6 +49,9 @@ from pgolf.workshop import Recipe, Workshop, chosen_attention, prepared_data, re
 
 PROMPTS = ("Return a new", "If the argument is not")
 SAMPLE_TOKENS = 60
+SCORED_STAGES = ("pre_quant", "post_quant", "final")
+REHEARSED_STEPS, REHEARSED_PARAMETERS = 2, 4_000_000
+"""Of the trainings and compressions that the audit compares."""
 TRAIN_LIMIT_SECONDS = SCORE_LIMIT_SECONDS = 600.0
 
 
@@ -54,10 +63,18 @@ def execute(
     record = shop.record
     record.stage("prepare", lambda: _prepare(shop))
     _ = shop.dataset  # on every process before any stage that only the leader does
-    record.stage("train", lambda: _train(shop))
+    with _no_validation(shop, "training"):
+        record.stage("train", lambda: _train(shop))
     record.stage("pre_quant", lambda: _score(shop, "pre_quant", _averaged(shop)))
-    record.stage("compress", lambda: _compress(shop))
+    with _no_validation(shop, "calibration, quantisation or packing"):
+        record.stage("compress", lambda: _compress(shop))
     return _finish(shop)
+
+
+def _no_validation(shop: Workshop, what: str) -> contextlib.AbstractContextManager[None]:
+    """Validation files stay closed; for the scores in the middle of training the text is read before."""
+    _ = shop.validation
+    return sealed(validation_files(shop.dataset), what)
 
 
 def evaluate(
@@ -86,12 +103,14 @@ def evaluate(
     _ = shop.dataset
     if requantise:
         shop.record.stage("pre_quant", lambda: _score(shop, "pre_quant", _averaged(shop)))
-        shop.record.stage("compress", lambda: _compress(shop))
+        with _no_validation(shop, "calibration, quantisation or packing"):
+            shop.record.stage("compress", lambda: _compress(shop))
     return _finish(shop)
 
 
 def audit_run(recipe: Recipe, directory: Path | None, group: Group, console: Console) -> dict[str, Any]:
-    """Probe the recipe's strategy: on the artifact in `directory`, or on an untrained model when there is none."""
+    """Probe the recipe's strategy, on the artifact in `directory` or on an untrained model when there is none, and
+    what the artifact of such a recipe depends on."""
     begun = read_json(directory / "run.json") if directory is not None else {}
     prepared = prepared_data(begun)
     dataset = Dataset(prepared) if prepared else recipe.data.prepare(recipe.data_root, console)
@@ -105,8 +124,43 @@ def audit_run(recipe: Recipe, directory: Path | None, group: Group, console: Con
     model.set_plan("looped")
     _, attention = chosen_attention(recipe, group.device)
     bench = Bench(recipe.seed, attention, console)
-    checks = recipe.audit.run(model.to(group.device).eval(), recipe.ttt, dataset.validation(), bench)
-    return table(checks, recipe.audit.scope(recipe.ttt)[1])
+    stages = read_json(directory / "summary.json")["stages"] if directory is not None else {}
+    checks = recipe.audit.run(
+        model.to(group.device).eval(),
+        recipe.ttt,
+        dataset.validation(),
+        bench,
+        dataset=dataset,
+        reported=of_stages(stages, directory) if directory is not None else None,
+        thorough=True,
+    )
+    return table([*checks, _artifact_check(recipe, dataset, group, model)], recipe.audit.scope(recipe.ttt)[1])
+
+
+def _artifact_check(recipe: Recipe, dataset: Dataset, group: Group, model: GPT) -> Check:
+    """Whether a short training and the compression come out the same beside another validation text."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if parameters > REHEARSED_PARAMETERS:
+        return not_probed(
+            "D6",
+            f"{parameters:,} parameters are too many to train and quantise twice here (at most "
+            f"{REHEARSED_PARAMETERS:,}): add scale=mini and leave out run=",
+        )
+    with tempfile.TemporaryDirectory() as workplace:
+        return artifact_check(functools.partial(_rehearse, recipe, group), dataset, Path(workplace))
+
+
+def _rehearse(recipe: Recipe, group: Group, dataset: Dataset, directory: Path) -> Path:
+    """The recipe's own stages up to the artifact, with a few steps and a little calibration."""
+    train, quant = copy.copy(recipe.train), copy.copy(recipe.quant)
+    train.max_steps, train.max_seconds, train.validate_every = REHEARSED_STEPS, None, None
+    quant.calibration_batches = min(quant.calibration_batches, REHEARSED_STEPS)
+    short = replace(recipe, train=train, quant=quant)
+    shop = Workshop(short, {}, directory, group, Silent(), Untracked())
+    shop.dataset = dataset
+    _train(shop)
+    _compress(shop)
+    return directory / "artifact.pgolf"
 
 
 def _finish(shop: Workshop) -> dict[str, Any]:
@@ -286,8 +340,15 @@ def _audit(shop: Workshop, model: GPT) -> dict[str, Any]:
     result: dict[str, Any] = {"verdict": "fail", "checks": []}
     if shop.group.leads:
         shop.console.say("auditing the strategy on a sample: flips, normalisation, state, ledger, bytes")
-        audit, strategy = shop.recipe.audit, shop.recipe.ttt
-        result = table(audit.run(model, strategy, shop.validation, shop.bench("audit")), audit.scope(strategy)[1])
+        audit, strategy, record = shop.recipe.audit, shop.recipe.ttt, shop.record
+        stages = {name: record.result(name) for name in SCORED_STAGES if record.done(name)}
+        reported = of_stages(stages, shop.directory)
+        bench = shop.bench("audit")
+        checks = audit.run(model, strategy, shop.validation, bench, dataset=shop.dataset, reported=reported)
+        result = table(
+            [*checks, not_probed("D6", "a sample in a run leaves it out; `pgolf audit` makes it")],
+            audit.scope(strategy)[1],
+        )
     shop.group.barrier()
     return result
 
@@ -312,7 +373,7 @@ def _samples(shop: Workshop, model: GPT) -> list[dict[str, str]]:
 
 def _summary(shop: Workshop, parameters: int) -> dict[str, Any]:
     record = shop.record
-    stages = {name: record.result(name) for name in ("pre_quant", "post_quant", "final") if record.done(name)}
+    stages = {name: record.result(name) for name in SCORED_STAGES if record.done(name)}
     train = record.result("train") if record.done("train") else None
     compress = record.result("compress") if record.done("compress") else {}
     artifact = compress.get("artifact") or artifact_bytes(

@@ -20,7 +20,7 @@ BASELINES = (
     ("xz", "xz"),
     ("xz_primed", "xz primed with training text"),
 )
-COLOURS = {"pass": "green", "fail": "bold red", "skip": "yellow"}
+COLOURS = {"pass": "green", "fail": "bold red", "allowed": "yellow", "not probed": "yellow"}
 SAMPLE_LINES = 6
 
 
@@ -163,19 +163,34 @@ def audit_table(audit: dict[str, Any]) -> Table:
 
 
 def checks(found: list[dict[str, Any]], title: Text) -> Table:
-    """A table of validity checks."""
+    """A table of validity checks: largest is the largest deviation seen, null the one when nothing is changed."""
     table = Table(title=title)
-    for column in ("check", "verdict", "probed", "largest", "detail"):
-        table.add_column(column, justify="right" if column in ("probed", "largest") else "left")
+    for column in ("check", "verdict", "probed", "largest", "null", "detail"):
+        table.add_column(column, justify="right" if column in ("probed", "largest", "null") else "left")
     for check in found:
         verdict = str(check["verdict"])
         table.add_row(
             f"{check['id']} {check['name']}",
-            Text(verdict, COLOURS.get(verdict, "")),
+            Text(verdict.upper() if verdict == "not probed" else verdict, COLOURS.get(verdict, "")),
             _figure(check.get("probed")),
             _figure(check.get("largest")),
+            _figure(check.get("null")),
             Text(str(check.get("detail") or "")),
         )
+    return table
+
+
+def self_test_table(result: dict[str, Any]) -> Table:
+    """Every specimen of the audit's self-test: the check that must catch it, those that did, and whether that is
+    right."""
+    verdict = str(result["verdict"])
+    table = Table(title=Text.assemble("Self-test of the audit: ", (verdict, COLOURS.get(verdict, ""))))
+    for column in ("specimen", "expected check", "caught by", "verdict"):
+        table.add_column(column)
+    for one in result["specimens"]:
+        right = "pass" if one["right"] else "fail"
+        expected = one["expected"] or "none: it is legal"
+        table.add_row(one["name"], expected, " ".join(one["caught"]) or "-", Text(right, COLOURS[right]))
     return table
 
 

@@ -3,13 +3,13 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pgolf.audit.checks import Check, decided, not_probed
+from pgolf.audit.figures import Reported
 from pgolf.data.dataset import Dataset, table_bytes
 from pgolf.data.encoding.bytes import ByteTable, Kind
 from pgolf.data.encoding.frontend import FrontEnd
@@ -17,7 +17,6 @@ from pgolf.data.encoding.sentencepiece_model import Tokenizer
 from pgolf.data.sources.documents import WORD_MARK
 from pgolf.data.validation import BOS_ID, ValidationSet
 from pgolf.errors import UserError
-from pgolf.score.ledger import Total
 
 DECODED_DOCUMENTS = 64
 COUNTED_TOKENS = 2**16
@@ -58,22 +57,6 @@ class BytesOfPieces(Protocol):
 
 
 ByteRule = Callable[[Iterable[tuple[str, Kind]], bool], BytesOfPieces]
-
-
-@dataclass(frozen=True)
-class Reported:
-    """Figures of a finished scoring that covered all of a text: nats per token, tokens, bits per byte; nats: the sum
-    over its documents' scores, where they were kept."""
-
-    val_loss: float
-    tokens: int
-    val_bpb: float
-    nats: float | None = None
-
-
-def of_total(total: Total) -> Reported:
-    """The figures of a ledger's total."""
-    return Reported(total.val_loss, total.tokens, total.val_bpb, total.nats)
 
 
 def denominator(validation: ValidationSet, dataset: Dataset | None) -> Check:

@@ -1,15 +1,19 @@
 """C2, C3, C4 and M2: what one run left in the ledger and in the recorder's notes."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
 from pgolf.audit.checks import CLAIMS, Check, Verdict, decided, not_probed
+from pgolf.audit.figures import Reported
 from pgolf.audit.flips import Flip
 from pgolf.audit.policies import Policies
 from pgolf.audit.trace import Stage, Trace
 
 NORMALISATION_LIMIT = 1e-5
 COST_TOLERANCE = 1e-6
+SUM_TOLERANCE = 1e-6
 STOPPED = {"C1": "C1a", "C2": "C2a", "C3": "C3a", "C4": "C4a"}
 """Condition of a scorer's refusal -> the check that it fails."""
 
@@ -93,19 +97,25 @@ def once(trace: Trace) -> Check:
     return decided("C4a", repeated == 0 and bool((order >= 0).all()), len(scored), float(repeated), detail)
 
 
-def unedited(trace: Trace) -> Check:
-    """C4b: at the end every entry is what was entered, and the total is their sum."""
+def unedited(trace: Trace, reported: Mapping[str, Reported]) -> Check:
+    """C4b: at the end every entry is what was entered, the total is their sum, and so is what each stage reported."""
     ledger = trace.scorer.ledger
     then, now = np.nan_to_num(ledger.journal, nan=-1.0), np.nan_to_num(ledger.nats, nan=-1.0)
-    largest = float(np.abs(then - now).max())
-    edited = int((then != now).sum())
+    largest, edited = float(np.abs(then - now).max()), int((then != now).sum())
     entered = float(np.nansum(ledger.journal))
-    detail = f"{edited} entries differ from what was entered; entered {entered:.6f} nats"
-    running = ledger.running()
-    apart = abs(running.nats - entered) > 1e-6 * max(1.0, entered)
-    if apart:
-        detail += f", the running sum says {running.nats:.6f}"
-    return decided("C4b", edited == 0 and not apart, int(np.isfinite(ledger.journal).sum()), largest, detail)
+    complaints = [f"{edited} entries differ from what was entered"] if edited else []
+    if abs(ledger.running().nats - entered) > SUM_TOLERANCE * max(1.0, entered):
+        complaints.append(f"entered {entered:.6f} nats, the running sum says {ledger.running().nats:.6f}")
+    for stage, one in reported.items():
+        if one.nats is not None and abs(one.nats - one.val_loss * one.tokens) > SUM_TOLERANCE * max(1.0, one.nats):
+            complaints.append(
+                f"{stage} reports {one.val_loss * one.tokens:.3f} nats, its documents have {one.nats:.3f}"
+            )
+    count = int(np.isfinite(ledger.journal).sum())
+    detail = (
+        "; ".join(complaints) or f"{count} entries as they were entered; {', '.join(reported)}: the sum of the entries"
+    )
+    return decided("C4b", not complaints, count, largest, detail)
 
 
 def dropped(trace: Trace, policies: Policies) -> Check:

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Literal
 
 from pgolf.audit import byte_checks, entries
-from pgolf.audit.byte_checks import Reported
 from pgolf.audit.checks import CLAIMS, Check, not_probed
+from pgolf.audit.figures import Reported, of_total
 from pgolf.audit.flips import Flips
 from pgolf.audit.policies import Policies
 from pgolf.audit.processes import process_check
@@ -77,8 +77,8 @@ class Audit:
         """
         stage = Stage(model, self.scope(strategy)[0], sample_of(validation, self.documents, self.max_tokens), bench)
         first = stage.run()
-        scored = entries.stopped(first) if first.refusal is not None else self._probes(stage, first, thorough)
         figures = dict(reported or {}) or _of_sample(first)
+        scored = entries.stopped(first) if first.refusal is not None else self._probes(stage, first, figures, thorough)
         text = validation if reported else stage.sample
         found = [
             *scored,
@@ -89,7 +89,7 @@ class Audit:
         ]
         return sorted(found, key=lambda check: list(CLAIMS).index(check.id))
 
-    def _probes(self, stage: Stage, first: Trace, thorough: bool) -> list[Check]:
+    def _probes(self, stage: Stage, first: Trace, figures: Mapping[str, Reported], thorough: bool) -> list[Check]:
         null = difference(first, stage.run(), first.positions)
         flips = Flips(stage, first, null, self.flips)
         changed = flips.targets()
@@ -104,7 +104,7 @@ class Audit:
             entries.state_between(first),
             entries.state_before(first, stage.loaded),
             entries.once(first),
-            entries.unedited(first),
+            entries.unedited(first, figures),
             entries.dropped(first, self.policies),
         ]
         if thorough:
@@ -115,6 +115,6 @@ class Audit:
 def _of_sample(trace: Trace) -> dict[str, Reported]:
     """The figures of the sample itself, where all of it was scored."""
     try:
-        return {"sample": byte_checks.of_total(trace.scorer.total())}
+        return {"sample": of_total(trace.scorer.total())}
     except RuleBroken:
         return {}  # which a check above says

@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 
 from pgolf.audit import byte_checks
-from pgolf.audit.byte_checks import Reported
 from pgolf.audit.checks import Check
+from pgolf.audit.figures import Reported
 from pgolf.data.dataset import Dataset
 from pgolf.data.encoding.bytes import ByteTable, Kind
 from pgolf.data.sources.documents import WORD_MARK
