@@ -20,6 +20,7 @@ from pgolf.errors import UserError
 from pgolf.files import write_bytes
 
 MAGIC = b"PGOLFCP2"
+LARGE = 2**25  # bytes, which take a tenth of a second and more to serialise, hash and write
 NEWEST, DAMAGED = "state.pgolf", "damaged.pgolf"
 
 
@@ -52,10 +53,11 @@ class Checkpoints:
     """The last `keep` states of one run in `directory`; the leader of the group writes.
 
     background: a thread writes a copy while training goes on; an error in it is raised by the next `save` or by
-    `close`. Without it `save` returns when the file is on disk. Raises ValueError when keep < 1.
+    `close`. Without it `save` returns when the file is on disk. None: a thread writes states of LARGE bytes and more,
+    which would hold training for longer than their copy does. Raises ValueError when keep < 1.
     """
 
-    def __init__(self, directory: Path, *, keep: int, background: bool = False) -> None:
+    def __init__(self, directory: Path, *, keep: int, background: bool | None = None) -> None:
         if keep < 1:
             raise ValueError(f"checkpoints_kept={keep} must be at least 1")
         self.directory, self.keep, self.background = directory, keep, background
@@ -78,7 +80,7 @@ class Checkpoints:
     def save(self, state: dict[str, Any]) -> None:
         """Make `state` the newest."""
         self._wait()
-        if not self.background:
+        if not (_bytes(state) >= LARGE if self.background is None else self.background):
             self._write(state)
             return
         self._writer = threading.Thread(target=self._try, args=(_copied(state),), name="checkpoint")
@@ -163,6 +165,14 @@ class Checkpoints:
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+
+def _bytes(value: Any) -> int:
+    """Bytes of all tensors in a state."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(_bytes(child) for child in children)
 
 
 def _copied(value: Any) -> Any:

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class Trainer:
     clip: see pgolf.optim.clip. averaging: made as averaging(model); holdout_batches: micro-batches of a rank, of
     training text not yet used, by which the best of several averages is chosen.
     checkpoint_seconds: seconds between checkpoints, of which the last checkpoints_kept stay.
-    compile: torch.compile the loss (None: on a GPU); warmup: optimiser steps before the first.
+    compile: torch.compile the loss; "auto": on a GPU, and it says so; warmup: optimiser steps before the first.
     validate_every: steps between validations, which no budget counts. early_stop: ends a run that falls behind another.
 
     max_seconds=None with max_steps gives the same bits again on the same machine; a budget in seconds does not.
@@ -76,7 +76,7 @@ class Trainer:
         rewarmup_steps: int = 0,
         holdout_batches: int = 8,
         checkpoints_kept: int = 2,
-        compile: bool | None = None,
+        compile: bool | Literal["auto"] = "auto",
         warmup: Warmup | None = None,
         validate_every: int | None = None,
         early_stop: BehindReference | None = None,
@@ -127,7 +127,7 @@ class Trainer:
             course,
             session,
             GradientExchange(optimizers, group, clip),
-            Checkpoints(directory, keep=self.checkpoints_kept, background=group.device.type == "cuda"),
+            Checkpoints(directory, keep=self.checkpoints_kept, background=group.device.type == "cuda" or None),
             micro_steps,
             loss,
             self.context is not None,
@@ -224,7 +224,7 @@ class Trainer:
         def plain(batch: Batch, longest: int) -> Tensor:
             return batch_loss(model, batch, attention, device, longest)
 
-        compiles = device.type == "cuda" if self.compile is None else self.compile
+        compiles = self._compiles(device, console)
         if not compiles and self.warmup is None:
             return plain
         rows, bucket = gives_whole_rows(self.loader), getattr(session.loader.loader, "bucket", 1)
@@ -233,6 +233,15 @@ class Trainer:
         if self.warmup is not None:
             rehearse(model, session.optimizers, session.clip, group, loss or plain, batches, self.warmup)
         return loss or plain
+
+    def _compiles(self, device: torch.device, console: Console) -> bool:
+        """Whether the loss is compiled; says why where that was left to pgolf."""
+        if self.compile != "auto":
+            return self.compile
+        on_gpu = device.type == "cuda"
+        told = "compiling, off the clock" if on_gpu else "not compiling: on a CPU it takes longer than it saves"
+        console.say(f"train.compile=auto: {told}")
+        return on_gpu
 
     def _compiled(
         self, session: Session, attention: Attention, group: Group, console: Console, batches: dict[int, Batch]
@@ -256,7 +265,7 @@ class Trainer:
         reason = next((one for one in group.gather(failure) if one is not None), None)
         if reason is None:
             return loss
-        if self.compile:
+        if self.compile is True:
             raise UserError(f"train.compile=true, but torch.compile fails here: {reason}")
         console.say(f"torch.compile fails here, so training goes on without it ({reason})")
         return None

@@ -35,6 +35,7 @@ SETTINGS: dict[str, Any] = {
     "momentum": MomentumRamp(start=0.8, end=0.9, steps=5),
     "averaging": partial(ExponentialAverage, decay=0.8),
     "checkpoint_seconds": 1e9,
+    "compile": False,
 }
 MUON = partial(
     Muon,

@@ -138,6 +138,23 @@ def test_a_state_is_written_as_it_was_when_it_was_handed_over(tmp_path, monkeypa
     assert found["x"].sum() == 0.0 and found["nested"][0]["x"].sum() == 0.0
 
 
+def test_a_thread_writes_what_would_hold_training_up(tmp_path, monkeypatch):
+    writers, write = [], checkpoint.save
+
+    def noted(path, state):
+        writers.append(threading.current_thread().name)
+        write(path, state)
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    made = Checkpoints(tmp_path, keep=1)
+    large = torch.zeros(checkpoint.LARGE, dtype=torch.uint8)
+    for state in ({"x": torch.zeros(5)}, {"nested": [{"x": large}]}):
+        made.save(state)
+        made.close()
+    assert writers == [threading.current_thread().name, "checkpoint"]
+    assert newest(made)[0]["nested"][0]["x"].nbytes == checkpoint.LARGE
+
+
 def test_training_continues_from_the_state_before_a_damaged_one(tmp_path):
     whole, _, events, _ = train(tmp_path / "whole", max_steps=8)
     with pytest.raises(KeyboardInterrupt):

@@ -7,7 +7,7 @@ from pgolf.data.loaders import DocumentPackingLoader, SequentialLoader
 from pgolf.errors import UserError
 from pgolf.optim.schedule import Stages
 from pgolf.train.warmup import Warmup, synthetic
-from tests.train.small import losses, train
+from tests.train.small import Spoken, losses, train
 
 
 def test_a_warm_up_leaves_no_trace(tmp_path):
@@ -74,6 +74,9 @@ def test_a_compiler_that_fails_is_said_or_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(UserError, match="train.compile=true, but torch.compile fails here: RuntimeError: no compiler"):
         train(tmp_path, max_steps=2, compile=True)
+    console = Spoken()
+    train(tmp_path, max_steps=2, compile="auto", console=console)  # not even tried on a CPU
+    assert console.said[0] == "train.compile=auto: not compiling: on a CPU it takes longer than it saves"
 
 
 def test_synthetic_batches_have_the_shapes_of_real_ones():
