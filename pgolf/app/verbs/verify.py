@@ -22,7 +22,8 @@ With two sets of overrides (each one quoted word; a bare name is an experiment):
 models. Equal means the same SHA-256 of the initial state dict, and a loss difference of exactly
 zero on a fixed random batch. The exit status is 1 when they differ.
 Without arguments: compose every option of every group at mini scale, check it, and take one
-training step with its model on random tokens. The exit status is 1 when an option fails.
+training step with its model on random tokens; a rotation of its weights must not change what it
+computes, rounding in training must. The exit status is 1 when an option fails.
 
 examples:
   pgolf verify
@@ -150,4 +151,27 @@ def _step(job: Job) -> list[str]:
     optimizers.step()
     if not torch.isfinite(loss):
         return [f"the loss of a random batch is {loss.item()}"]
-    return [] if state_hash(model) != before else ["a training step changed no parameter"]
+    if state_hash(model) == before:
+        return ["a training step changed no parameter"]
+    return _reach(recipe.quant, model)
+
+
+def _reach(quant: Any, model: Any) -> list[str]:
+    """What quantisation does to a model that is still trained or run: a rotation inside it changes no logit, rounding
+    for training changes weights."""
+    from pgolf.quant.compress import Compressor
+
+    if not isinstance(quant, Compressor):
+        return []
+    try:
+        if quant.rotation is not None:
+            quant.rotation.enter(model)
+        rounding = quant.training(model, lambda names, with_moments: {})
+    except UserError as error:
+        return [str(error)]
+    if rounding is None:
+        return []
+    before = state_hash(model)
+    with rounding.applied():
+        rounded = state_hash(model)
+    return [] if rounded != before == state_hash(model) else ["rounding changed no weight, or left it changed"]
