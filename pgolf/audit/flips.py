@@ -30,6 +30,7 @@ class Flips:
         held = stage.sample.tokens[first.positions] >= FIRST_ORDINARY_TOKEN
         self.ordinary = first.positions[held]
         self.generator = np.random.default_rng(20240520)
+        self.still: Trace | None = None
 
     def targets(self) -> list[Flip]:
         """Single changed tokens: half of them at the edges of scored windows, where chunks meet."""
@@ -49,7 +50,30 @@ class Flips:
             return reason_check("C1a", reason, self.null)
         moves = [(difference(self.first, one.trace, self.first.upto(one.position)), one.position) for one in changed]
         probed = sum(len(self.first.upto(one.position)) for one in changed)
-        return self._judge("C1a", moves, probed, "changes of one token")
+        more, looked_at = self._targets_by_document()
+        return self._judge("C1a", moves + more, probed + looked_at, "changes of one token")
+
+    def _targets_by_document(self) -> tuple[list[tuple[float, int]], int]:
+        """As single changes, many at a time: where nothing but learning reaches another document and optimisers stand
+        still, a token can be changed in every document in the same run. None where documents are not isolated."""
+        if self.still is None:
+            return [], 0
+        order, documents = self.first.scorer.ledger.order, self.stage.charged_to(self.first.positions)
+        moves, looked_at = [], 0
+        for _ in range(self.flips):
+            chosen = [self.generator.choice(own) for own in self._ordinary_by_document() if len(own)]
+            tokens = self.stage.changed(np.array(chosen), self.generator, self.vocabulary)
+            run = self.stage.run(tokens, frozen=True)
+            for position in chosen:
+                own = self.first.positions[documents == self.stage.document_of[position]]
+                earlier = own[order[own] <= order[position]]
+                moves.append((difference(self.still, run, earlier), int(position)))
+                looked_at += len(earlier)
+        return moves, looked_at
+
+    def _ordinary_by_document(self) -> list[np.ndarray]:
+        documents = self.stage.document_of[self.ordinary]
+        return [self.ordinary[documents == document] for document in range(self.stage.num_documents)]
 
     def suffix_check(self) -> Check:
         """C1b: change a token and all that are scored after it, at places spread over the order of scoring."""
@@ -70,7 +94,8 @@ class Flips:
         return self._judge("C1b", moves, probed, "changes of all that is scored from a place on")
 
     def isolation_check(self, policies: Policies) -> Check:
-        """C1c: change every other document while optimisers stand still, and look at the ones between."""
+        """C1c: change every other document while optimisers stand still, and look at the ones between. When they do
+        not move, `target_check` makes use of it."""
         contexts = self.first.scorer.documents
         documents = self.stage.charged_to(self.first.positions)
         watched, changing = self.first.positions[documents % 2 == 1], np.flatnonzero(self.stage.document_of % 2 == 0)
@@ -83,6 +108,7 @@ class Flips:
         moved = difference(still, self.stage.run(tokens, frozen=True), watched)
         detail = f"contexts are {contexts}; {self.stage.num_documents} documents, largest move {_figure(moved)}"
         isolated = moved <= 2 * self.null
+        self.still = still if isolated else None
         declared = contexts != "isolated"
         if not isolated and declared:
             detail += "; the strategy declares it" + _policy("documents", policies.documents)

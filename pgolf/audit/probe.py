@@ -92,11 +92,11 @@ class Audit:
     def _probes(self, stage: Stage, first: Trace, figures: Mapping[str, Reported], thorough: bool) -> list[Check]:
         null = difference(first, stage.run(), first.positions)
         flips = Flips(stage, first, null, self.flips)
-        changed = flips.targets()
+        isolation, changed = flips.isolation_check(self.policies), flips.targets()
         found = [
             flips.target_check(changed),
             flips.suffix_check(),
-            flips.isolation_check(self.policies),
+            isolation,
             flips.order_check(self.policies),
             entries.normalisation(first),
             entries.ownership(first),
@@ -114,6 +114,8 @@ class Audit:
 
 def _of_sample(trace: Trace) -> dict[str, Reported]:
     """The figures of the sample itself, where all of it was scored."""
+    if trace.scorer.ledger.unscored().any():
+        return {}  # which a check above says
     try:
         return {"sample": of_total(trace.scorer.total())}
     except RuleBroken:
