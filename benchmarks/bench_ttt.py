@@ -7,8 +7,8 @@ the weights of a finished run of the same configuration; without it they are ran
 many documents alone, --random takes random documents of about the published lengths (log-normal, mean 810 tokens).
 
 The published loop (PR 1530 and after, on one process) makes one forward over the whole growing window for every chunk,
-with a row for every document of the batch, finished or not, and the logits and the loss of every position. It shares with
-pgolf the model, the adapters, AdamW and the global phases. Both must give the same bits per byte before a ratio is
+with a row for every document of the batch, finished or not, and the logits and the loss of every position. It shares
+the model, the adapters, AdamW and the global phases with pgolf. Both must give the same bits per byte before a ratio is
 printed: published seconds / ours, the median over pairs in one process whose order alternates.
 """
 

@@ -9,10 +9,9 @@ A stage that an earlier process finished is not done again: killed runs continue
 import contextlib
 import copy
 import functools
-import math
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +37,18 @@ from pgolf.quant.budget import artifact_bytes, write_code
 from pgolf.quant.calibration import Ground, calibrate
 from pgolf.quant.hessian import Calibration
 from pgolf.record import Tracker, Untracked
-from pgolf.score.ledger import Total
-from pgolf.score.scorer import Scorer
-from pgolf.train.clock import SCORING, TRAINING, BudgetClock, limits
+from pgolf.scoring import score, validate
+from pgolf.summary import SCORED_STAGES, summarise
+from pgolf.train.clock import BudgetClock
 from pgolf.train.weights import load as load_weights
 from pgolf.train.weights import save as save_weights
-from pgolf.ttt.fixed import Chunked
-from pgolf.ttt.strategy import Bench, Strategy
+from pgolf.ttt.strategy import Bench
 from pgolf.workshop import Recipe, Workshop, chosen_attention, prepared_data, refuse_other_data
 
 PROMPTS = ("Return a new", "If the argument is not")
 SAMPLE_TOKENS = 60
-SCORED_STAGES = ("pre_quant", "post_quant", "final")
 REHEARSED_STEPS, REHEARSED_PARAMETERS = 2, 4_000_000
 """Of the trainings and compressions that the audit compares."""
-TRAIN_LIMIT_SECONDS = SCORE_LIMIT_SECONDS = 600.0
 
 
 def execute(
@@ -65,7 +61,7 @@ def execute(
     _ = shop.dataset  # on every process before any stage that only the leader does
     with _no_validation(shop, "training"):
         record.stage("train", lambda: _train(shop))
-    record.stage("pre_quant", lambda: _score(shop, "pre_quant", _averaged(shop)))
+    record.stage("pre_quant", lambda: score(shop, "pre_quant", _averaged(shop)))
     with _no_validation(shop, "calibration, quantisation or packing"):
         record.stage("compress", lambda: _compress(shop))
     return _finish(shop)
@@ -102,7 +98,7 @@ def evaluate(
     shop.record.stage("prepare", lambda: _prepare(shop))
     _ = shop.dataset
     if requantise:
-        shop.record.stage("pre_quant", lambda: _score(shop, "pre_quant", _averaged(shop)))
+        shop.record.stage("pre_quant", lambda: score(shop, "pre_quant", _averaged(shop)))
         with _no_validation(shop, "calibration, quantisation or packing"):
             shop.record.stage("compress", lambda: _compress(shop))
     return _finish(shop)
@@ -168,11 +164,11 @@ def _finish(shop: Workshop) -> dict[str, Any]:
     record = shop.record
     loaded, seconds = _load(shop)
     record.stage("load", lambda: {"seconds": seconds})
-    record.stage("post_quant", lambda: _score(shop, "post_quant", loaded))
-    record.stage("final", lambda: _score(shop, "final", _load(shop)[0], shop.recipe.ttt))
+    record.stage("post_quant", lambda: score(shop, "post_quant", loaded))
+    record.stage("final", lambda: score(shop, "final", _load(shop)[0], shop.recipe.ttt))
     record.stage("audit", lambda: _audit(shop, loaded))
     record.stage("samples", lambda: {"samples": _samples(shop, loaded)})
-    summary = _summary(shop, sum(parameter.numel() for parameter in loaded.parameters()))
+    summary = summarise(shop, sum(parameter.numel() for parameter in loaded.parameters()))
     if shop.group.leads:
         write_json(shop.directory / "summary.json", summary)
     record.log({"event": "summary", **summary})
@@ -208,7 +204,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
         clock=clock,
         console=shop.console,
         log=shop.record.log,
-        validate=functools.partial(_validate, shop, model),
+        validate=functools.partial(validate, shop, model),
         rounding=recipe.quant.training(model, functools.partial(_calibrate, shop, model)),
     )
     if shop.group.leads:
@@ -224,22 +220,6 @@ def _train(shop: Workshop) -> dict[str, Any]:
         "phases": clock.seconds,
         "data_seconds": progress.data_seconds,
     }
-
-
-def _validate(shop: Workshop, model: GPT) -> dict[str, float]:
-    """Score the validation text with the weights as they are in the middle of training; nothing is learned from it."""
-    scorer = Scorer(shop.validation, shop.group)
-    _chunked(shop).run(model, scorer, replace(shop.bench("validation"), console=Silent()))
-    total = scorer.total()
-    shop.console.say(f"validation: {total.val_bpb:.4f} bits per byte")
-    return {"val_bpb": total.val_bpb, "val_loss": total.val_loss}
-
-
-def _chunked(shop: Workshop) -> Chunked:
-    """Plain scoring in rows as training has them."""
-    train = shop.recipe.train
-    rows = max(1, train.micro_batch_tokens // train.sequence_tokens)
-    return Chunked(sequence_tokens=train.sequence_tokens, rows=rows)
 
 
 def _averaged(shop: Workshop) -> GPT:
@@ -294,48 +274,6 @@ def _load(shop: Workshop) -> tuple[GPT, float]:
     return shop.model_with(weights), time.monotonic() - begun
 
 
-def _score(shop: Workshop, stage: str, model: GPT, strategy: Strategy | None = None) -> dict[str, Any]:
-    """Walk the validation text through the scorer; the result is the ledger's sum."""
-    chosen = strategy or _chunked(shop)
-    scorer = Scorer(shop.validation, shop.group)
-    begun = time.monotonic()
-    chosen.run(model, scorer, shop.bench(stage))
-    total = scorer.total()
-    seconds = time.monotonic() - begun
-    documents = scorer.ledger.per_document()
-    columns = {f"nats_{stage}": documents["nats"]}
-    if stage == "final" or not (shop.directory / "scores.npz").exists():
-        columns |= {key: documents[key] for key in ("tokens", "bytes", "order", "phase")}
-        columns["document"] = torch.arange(len(documents["nats"])).numpy()
-    shop.record.add_scores(columns)
-    covered = scorer.coverage
-    shop.console.say(
-        f"{stage}: {total.val_bpb:.4f} bits per byte over {covered.documents} documents in {seconds:.1f} s"
-        + (f" ({covered.policy}: {covered.left_out} positions of the text are not scored)" if covered.left_out else "")
-    )
-    return {
-        "val_bpb": total.val_bpb,
-        "val_loss": total.val_loss,
-        "tokens": total.tokens,
-        "bytes": total.bytes,
-        "seconds": seconds,
-        "coverage": {**asdict(covered), "contexts": scorer.documents},
-        **_experts(shop, stage, scorer, total),
-    }
-
-
-def _experts(shop: Workshop, stage: str, scorer: Scorer, total: Total) -> dict[str, Any]:
-    """What each expert did: the share of positions where it proposed something, and the bits per byte it saved."""
-    found = {
-        name: {"positions": gain.positions, "saved_bpb": gain.nats / math.log(2) / total.bytes}
-        for name, gain in scorer.gains().items()
-    }
-    for name, gain in found.items():
-        share = gain["positions"] / total.tokens
-        shop.console.say(f"{stage}: {name} acted on {share:.1%} of positions, {-gain['saved_bpb']:+.5f} bits per byte")
-    return {"experts": found} if found else {}
-
-
 def _audit(shop: Workshop, model: GPT) -> dict[str, Any]:
     result: dict[str, Any] = {"verdict": "fail", "checks": []}
     if shop.group.leads:
@@ -369,51 +307,6 @@ def _samples(shop: Workshop, model: GPT) -> list[dict[str, str]]:
         )
         found.append({"prompt": prompt, "text": dataset.decode(tokens, malformed="keep")})
     return found
-
-
-def _summary(shop: Workshop, parameters: int) -> dict[str, Any]:
-    record = shop.record
-    stages = {name: record.result(name) for name in SCORED_STAGES if record.done(name)}
-    train = record.result("train") if record.done("train") else None
-    compress = record.result("compress") if record.done("compress") else {}
-    artifact = compress.get("artifact") or artifact_bytes(
-        shop.directory, shop.recipe.quant.limit_bytes, shop.recipe.quant.reading
-    )
-    final = stages["final"]
-    whole = (
-        final.get("coverage", {}).get("left_out", 0) == 0
-    )  # a part of the text has a figure in its stage, and is no result
-    seconds = record.seconds()
-    phases = {
-        "training": _in_order(TRAINING, (train or {}).get("phases", {}), compress.get("phases", {})),
-        "scoring": _in_order(SCORING, {"load": seconds["load"]}, final.get("phases", {"score": final["seconds"]})),
-    }
-    return {
-        "val_bpb": final["val_bpb"] if whole else None,
-        "val_loss": final["val_loss"] if whole else None,
-        "experiment": shop.recipe.name,
-        "seed": shop.recipe.seed,
-        "digest": record.data.get("digest"),
-        "stages": stages,
-        "artifact": artifact,
-        "classes": compress.get("classes"),
-        "train": None
-        if train is None
-        else {key: train[key] for key in ("steps", "tokens", "seconds", "data_seconds", "looped_at", "rounded_at")},
-        "model": {"parameters": parameters},
-        "audit": record.result("audit"),
-        "baselines": record.result("prepare")["baselines"],
-        "samples": record.result("samples")["samples"],
-        "seconds": seconds,
-        "phases": phases,
-        "limits": limits(phases["training"], phases["scoring"], TRAIN_LIMIT_SECONDS, SCORE_LIMIT_SECONDS),
-        "run_directory": str(shop.directory),
-    }
-
-
-def _in_order(names: tuple[str, ...], *seconds: dict[str, float]) -> dict[str, float]:
-    """Seconds of each phase, summed over the stages that it occurred in; 0 for one that did not occur."""
-    return {name: sum(one.get(name, 0.0) for one in seconds) for name in names}
 
 
 def _randomise(model: GPT, seed: int) -> None:

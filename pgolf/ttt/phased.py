@@ -22,7 +22,7 @@ from pgolf.score.mixture import Experts
 from pgolf.score.mixture import miniature as small_experts
 from pgolf.score.scorer import Scorer, Window
 from pgolf.ttt.batches import ChunkSizes, DocumentBatch, Order, document_batches, learnable, phase_boundaries
-from pgolf.ttt.budget import Budget
+from pgolf.ttt.budget import Budget, check_seconds
 from pgolf.ttt.e2e import InnerSteps, cost_of_scored
 from pgolf.ttt.global_sgd import GlobalSGD
 from pgolf.ttt.lora import BatchedLora, LoraRows, LoraSettings
@@ -67,8 +67,7 @@ class Phased:
             raise ValueError("ttt.phases must be 0 or more; ttt.prefix_docs, chunk, rows and chains at least 1")
         if phases > prefix_docs:
             raise ValueError(f"ttt.phases={phases} needs at least as many ttt.prefix_docs, not {prefix_docs}")
-        if max_seconds is not None and max_seconds <= 0:
-            raise ValueError(f"ttt.max_seconds={max_seconds} must be above 0, or null for no limit")
+        check_seconds(max_seconds)
         self.chunks = ChunkSizes(chunk, short_chunks or [])
         if context_tokens < self.chunks.largest:
             raise ValueError(f"ttt.context_tokens={context_tokens} is shorter than ttt.chunk={self.chunks.largest}")
@@ -110,21 +109,24 @@ class Phased:
         queue = document_batches(lengths, self.rows, self.order, self.chunks)
         phases = _Phases(self, len(lengths))
         learned: dict[int, dict[str, Tensor]] = {}
-        done, total = 0, sum(length - 1 for length in lengths)
-        budget = Budget(self.max_seconds, total, scorer, bench)
+        work = [sum(window.width for windows in self._windows(scorer, batch) for window in windows) for batch in queue]
+        budget = Budget(self.max_seconds, sum(work), scorer, bench)
         model.requires_grad_(False)
-        with bench.console.task(bench.title, total) as task:
+        with bench.console.task(bench.title, sum(length - 1 for length in lengths)) as task:
             for position, batch in enumerate(queue):
                 chain = position % dealt
                 if chain % group.world_size == group.rank:
                     self._score_batch(model, scorer, batch, phases.done, bench, learned, chain)
-                done += sum(lengths[document] - 1 for document in batch.documents)
+                    budget.tell(task, always=True, finished=phases.count + len(batch.documents), scored=batch.documents)
+                budget.done += work[position]
                 phases.finished.append(batch)
-                _tell(scorer, bench, task.update, phases.count)
                 if position + 1 < len(queue) and phases.due():
+                    begin = budget.elapsed()
                     phases.learn(model, scorer, bench)
                     learned.clear()
-                if (position + 1) % group.world_size == 0 and position + 1 < len(queue) and budget.spent(done):
+                    span = {"phase": phases.done, "begin": begin, "end": budget.elapsed()}
+                    bench.log({"event": "phase", "stage": bench.title, "documents": phases.count, **span})
+                if (position + 1) % group.world_size == 0 and position + 1 < len(queue) and budget.spent():
                     budget.stop()
                     return
         scorer.synchronise()
@@ -246,10 +248,3 @@ def _scored(model: GPT, scorer: Scorer, windows: list[Window], bench: Bench, ada
 def _again(model: GPT, scorer: Scorer, windows: list[Window], bench: Bench, adapters: LoraRows) -> Tensor:
     """The cost [n, chunk] that `windows`, which were scored, have under the adapters as they are now."""
     return cost_of_scored(scorer, windows, window_log_probs(model, scorer, windows, bench.attention, adapters))
-
-
-def _tell(scorer: Scorer, bench: Bench, update: Callable[..., None], documents: int) -> None:
-    sofar = scorer.ledger.running()
-    if sofar.bytes:
-        update(sofar.tokens, bpb_so_far=sofar.val_bpb)
-        bench.log({"event": "score", "stage": bench.title, "documents": documents, "bpb_so_far": sofar.val_bpb})

@@ -15,9 +15,10 @@ from pgolf.model.gpt import GPT
 from pgolf.score.mixture import Experts
 from pgolf.score.mixture import miniature as small_experts
 from pgolf.score.scorer import Scorer
-from pgolf.ttt.budget import Budget
+from pgolf.ttt.budget import Budget, check_seconds
 from pgolf.ttt.global_sgd import GlobalSGD
-from pgolf.ttt.strategy import Bench, walk
+from pgolf.ttt.strategy import Bench
+from pgolf.ttt.walk import walk
 from pgolf.ttt.windows import by_chunk, sliding_over_text, spans
 
 
@@ -46,8 +47,7 @@ class ScoreFirstSGD:
                 f"ttt.stride={stride} must lie between 1 and ttt.sequence_tokens={sequence_tokens}; "
                 f"ttt.rows={rows} must be at least 1"
             )
-        if max_seconds is not None and max_seconds <= 0:
-            raise ValueError(f"ttt.max_seconds={max_seconds} must be above 0, or null for no limit")
+        check_seconds(max_seconds)
         self.sequence_tokens, self.stride, self.rows = sequence_tokens, stride, rows
         self.sgd, self.documents, self.max_seconds, self.experts = sgd, documents, max_seconds, experts
 
@@ -75,21 +75,21 @@ class ScoreFirstSGD:
             scorer.join_documents()
             documents = spans(scorer)
         chunks = by_chunk(sliding_over_text(documents, self.sequence_tokens, self.stride), self.sgd.chunk_tokens)
-        budget = Budget(self.max_seconds, text_end - 1, scorer, bench)
+        budget = Budget(self.max_seconds, sum(w.width for windows in chunks for w in windows), scorer, bench)
         optimizer = torch.optim.SGD(model.parameters(), lr=self.sgd.lr, momentum=self.sgd.momentum)
         model.requires_grad_(False)
         with bench.console.task(bench.title, text_end - 1) as task:
             for index, windows in enumerate(chunks):
                 if self.documents == "joined":
                     scorer.open(min(w.score_start for w in windows), max(w.score_end for w in windows))
-                walk(model, scorer, windows, self.rows, bench, task, index, opened=self.documents == "joined")
-                sofar = scorer.ledger.running()
-                bench.log({"event": "score", "stage": bench.title, "chunk": index, "bpb_so_far": sofar.val_bpb})
-                if index + 1 == len(chunks):
+                shared = (model, scorer, windows, self.rows, bench, task, budget, index)
+                whole = walk(*shared, opened=self.documents == "joined")
+                if index + 1 == len(chunks) and whole:
                     return
-                if budget.spent(sofar.tokens):
+                if not whole or budget.spent():
                     budget.stop()
                     return
+                budget.tell(task, always=True, chunk=index)
                 lr = self.sgd.rate(index, len(chunks))
                 start = index * self.sgd.chunk_tokens
                 tokens = _tokens(scorer, start, min(start + self.sgd.chunk_tokens + 1, text_end))

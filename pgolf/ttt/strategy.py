@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pgolf.console import Console, Task
+from pgolf.console import Console
 from pgolf.kernels.attend import Attention
 from pgolf.kernels.packing import Packing
 from pgolf.model.context import Adapters, Context
@@ -19,7 +19,7 @@ from pgolf.score.scorer import Scorer, Window
 @dataclass(frozen=True)
 class Bench:
     """What a strategy works with besides its own settings: the seed of its random draws, the attention back end,
-    where to report, and what time it is (seconds)."""
+    where to report, what time it is (seconds), and whether someone asks the work to end."""
 
     seed: int
     attention: Attention
@@ -27,6 +27,7 @@ class Bench:
     title: str = "score"
     log: Callable[[dict[str, object]], None] = lambda event: None
     clock: Callable[[], float] = time.monotonic
+    asked: Callable[[], bool] = lambda: False
 
 
 class Strategy(Protocol):
@@ -67,49 +68,3 @@ def packed_log_probs(model: GPT, scorer: Scorer, windows: Sequence[Window], atte
     log_probs = logits.new_zeros(*inside.shape, logits.shape[-1])
     log_probs[inside.to(device)] = torch.log_softmax(logits, dim=-1)
     return log_probs
-
-
-def score_windows(
-    model: GPT, scorer: Scorer, windows: Sequence[Window], rows: int, bench: Bench, opened: bool = False
-) -> None:
-    """`walk` over all windows of a strategy whose weights stay, with progress over this process's part."""
-    total = -(-sum(window.length for window in windows) // scorer.group.world_size)
-    with bench.console.task(bench.title, total) as task:
-        walk(model, scorer, windows, rows, bench, task, opened=opened)
-
-
-def walk(
-    model: GPT,
-    scorer: Scorer,
-    windows: Sequence[Window],
-    rows: int,
-    bench: Bench,
-    task: Task,
-    phase: int = 0,
-    opened: bool = False,
-) -> None:
-    """Score `windows` with fixed weights, `rows` at a time, those of similar width together; documents keep their
-    inner order.
-
-    Processes of a group share out whole documents. opened: the windows lie in a region that was opened, so they are
-    shared out one by one.
-    """
-    group = scorer.group
-    waves: dict[int, list[Window]] = {}
-    position: dict[int, int] = {}
-    for index, window in enumerate(windows):
-        wave = 0 if opened else position.get(window.document, 0)
-        position[window.document] = wave + 1
-        if (index if opened else window.document) % group.world_size == group.rank:
-            waves.setdefault(wave, []).append(window)
-    with torch.no_grad():
-        for wave in sorted(waves):
-            ordered = waves[wave]
-            if not opened:  # an opened region keeps the order of the text: later windows read what earlier ones score
-                ordered = sorted(ordered, key=lambda window: (window.width, window.document))
-            for start in range(0, len(ordered), rows):
-                batch = ordered[start : start + rows]
-                scorer.score(batch, window_log_probs(model, scorer, batch, bench.attention), phase)
-                sofar = scorer.ledger.running()
-                task.update(sofar.tokens, bpb_so_far=sofar.val_bpb if sofar.bytes else float("nan"))
-    scorer.synchronise()
