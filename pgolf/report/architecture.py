@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgolf.report.plots import COLOURS, GREY, new_figure, save
+from pgolf.report.drawing import COLOURS, GREY, new_figure, save
 
 PALE, LINE, INK, ARC = "#dfe5ea", "#55606a", "#20262b", "#7a8fa3"
 HALF = 0.36  # half the width of a visit; a slot is 1 wide
@@ -20,7 +20,9 @@ TOPS = {"sequential": 0.4, "parallel": 0.55, "lanes": LANE + 0.31}  # of a visit
 @dataclass(frozen=True)
 class Visit:
     """One visit of one block. skip_from: slot whose output is mixed into the input, or None; skip_lanes: the lanes
-    that it goes to. writes: for attention and for the MLP the lanes that they are added to (form "lanes" alone)."""
+    that it goes to. writes: for attention and for the MLP the lanes that they are added to (form "lanes" alone).
+    attends: whether the block has attention. own_mlp: whether the visit has an MLP of its own. place: that whose gains,
+    scales and mixes it reads; None: the block's."""
 
     slot: int
     block: int
@@ -29,6 +31,9 @@ class Visit:
     skip_from: int | None
     skip_lanes: tuple[int, ...] = ()
     writes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    attends: bool = True
+    own_mlp: bool = False
+    place: int | None = None
 
 
 @dataclass(frozen=True)

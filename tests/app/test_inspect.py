@@ -7,7 +7,10 @@ import pytest
 
 from pgolf.app.verbs import inspect
 from pgolf.errors import ConfigError
+from pgolf.model.block import WithoutAttention
 from pgolf.model.lanes import SeparateLanes, TwoLane
+from pgolf.model.repeats import OwnMlp
+from pgolf.model.vectors import VirtualVectors
 from tests.support import tiny_model
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -32,6 +35,17 @@ def test_rows_of_the_plan_name_streams_and_lanes() -> None:
     rows = [inspect._visit_row(visit) for visit in inspect.visits(model, model.plans["plain"])]
     assert rows[2] == ["2", "2", "1", "sequential", "stream", "stream", "slot 1"]
     assert rows[3] == ["3", "3", "1", "lanes", "lane 0 -> 0", "lane 1 -> 1", "slot 0 -> none"]
+
+
+def test_rows_of_the_plan_name_what_belongs_to_visits() -> None:
+    model = tiny_model(
+        vectors=VirtualVectors, repeat_mlp=OwnMlp, without_attention=WithoutAttention(layers=[0]), num_loops=1
+    )
+    rows = [inspect._visit_row(visit) for visit in inspect.visits(model, model.plans["looped"])]
+    assert rows[0][1:6] == ["0", "1", "sequential", "none", "stream"]
+    assert rows[1][1:6] == ["1", "1", "sequential", "stream", "stream"]
+    assert rows[3][1:6] == ["1 (vectors of 3)", "2", "sequential", "stream", "stream (its own)"]
+    assert rows[5][1:3] == ["3 (vectors of 5)", "1"]
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,9 @@ def test_a_part_that_is_added_moves_no_other_initial_value(group: str, option: s
     absent, present = with_option(group, "none"), with_option(group, option)
     assert digest(absent) != digest(present)
     before, after = made(absent).state_dict(), made(present).state_dict()
-    assert set(before) <= set(after)
-    moved = [name for name in before if before[name].shape != after[name].shape or not before[name].equal(after[name])]
+    shared = before.keys() & after.keys()
+    assert shared in (before.keys(), after.keys())  # a part adds parameters, or takes some away
+    moved = [name for name in shared if before[name].shape != after[name].shape or not before[name].equal(after[name])]
     assert moved == []
 
 

@@ -86,7 +86,7 @@ def visits(model: Any, plan: Any) -> list[Visit]:
     kept: list[int] = []
     found = []
     for row in plan.rows():
-        laned = row["form"] == "lanes"
+        laned, block = row["form"] == "lanes", model.blocks[row["block"]]
         found.append(
             Visit(
                 slot=row["slot"],
@@ -96,6 +96,9 @@ def visits(model: Any, plan: Any) -> list[Visit]:
                 skip_from=kept.pop() if row["pop"] is not None else None,
                 skip_lanes=model.lanes.skip_lanes if laned else (),
                 writes=model.lanes.writes if laned else ((), ()),
+                attends=block.attn is not None,
+                own_mlp=row["visit"] > 1 and len(block.repeats) > 0,
+                place=row["slot"] if model.vectors is not None and row["slot"] != row["block"] else None,
             )
         )
         if row["push"]:
@@ -110,13 +113,19 @@ def _plans(model: Any) -> Iterator[Table]:
 
 
 def _visit_row(visit: Visit) -> list[str]:
-    """slot, block, visit, form, the lanes that attention and MLP read and write, where a skip comes from and goes."""
+    """slot, block, visit, form, the lanes that attention and MLP read and write, where a skip comes from and goes; with
+    what belongs to the visit instead of the block."""
     routes = ["stream", "stream"]
     source = "" if visit.skip_from is None else f"slot {visit.skip_from}"
     if visit.form == "lanes":
         routes = [f"lane {lane} -> {_lanes(visit.writes[lane])}" for lane in (0, 1)]
         source += f" -> {_lanes(visit.skip_lanes)}" if source else ""
-    return [str(visit.slot), str(visit.block), str(visit.visit), visit.form, *routes, source]
+    if not visit.attends:
+        routes[0] = "none"
+    if visit.own_mlp:
+        routes[1] += " (its own)"
+    block = f"{visit.block}" if visit.place is None else f"{visit.block} (vectors of {visit.place})"
+    return [str(visit.slot), block, str(visit.visit), visit.form, *routes, source]
 
 
 def _lanes(lanes: tuple[int, ...]) -> str:
