@@ -34,12 +34,13 @@ class OwnDown(Part):
     def __init__(self, base: Mlp, make: Callable[[], Mlp]) -> None:
         super().__init__()
         out_features, in_features = base.proj.weight.shape
-        self.proj = Linear(in_features, out_features, "matrix", constant(0.0))
+        proj = Linear(in_features, out_features, "matrix", constant(0.0))
+        self.mlp = nn.ModuleDict({"proj": proj})  # named as in an MLP, so that rules by name find it
 
     def sources(self) -> dict[str, str]:
         """Parameter here -> parameter of the block's MLP that it begins as."""
-        return {"proj.weight": "proj.weight"}
+        return {"mlp.proj.weight": "proj.weight"}
 
     def forward(self, n: Tensor, slot: int, context: Context, base: Mlp) -> Tensor:
         """n: normed input [B, T, dim] -> [B, T, dim]."""
-        return context.adapt(slot, "mlp", n, self.proj(base.hidden(n)))
+        return context.adapt(slot, "mlp", n, self.mlp["proj"](base.hidden(n)))

@@ -83,7 +83,7 @@ def test_repeated_visits_read_their_own_matrices(own):
         repeat = block.repeats[step.visit - 1]
         if own is OwnMlp:
             return block.attn, lambda n: repeat.mlp(n, 0, PLAIN), block.vectors()
-        return block.attn, lambda n: repeat.proj(block.mlp.hidden(n)), block.vectors()
+        return block.attn, lambda n: repeat.mlp["proj"](block.mlp.hidden(n)), block.vectors()
 
     torch.testing.assert_close(model(TOKENS), plain_walk(model, "looped", block_of))
 
