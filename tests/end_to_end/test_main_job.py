@@ -24,7 +24,7 @@ artifact.margin_bytes baselines.unigram baselines.brotli baselines.xz baselines.
 FILES_OF_READINGS = {"wrapped": "wrapper.py", "shipped": "code.zip"}
 STAGES = ("pre_quant", "post_quant", "final")
 STAGE_KEYS = ("val_bpb", "val_loss", "tokens", "bytes", "seconds")
-COLUMNS = {"document", "tokens", "bytes", "nats_pre_quant", "nats_post_quant", "nats_final", "order", "phase"}
+COLUMNS = {"document", "tokens", "bytes", "order", "phase", "length_bucket", *(f"nats_{stage}" for stage in STAGES)}
 
 
 def test_every_file_of_the_contract_is_there(finished: Path) -> None:
