@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,3 +137,29 @@ def finished(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("finished")
     succeed(*ground.job(runs))
     return only(runs)
+
+
+def mount(*arguments: str) -> int:
+    """The exit status of `mount`; 1 where there is no such program."""
+    try:
+        return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode
+    except FileNotFoundError:
+        return 1
+
+
+def fill(disk: Path) -> None:
+    """Write until not even 512 bytes more have room."""
+    with open(disk / "filler", "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(512))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own that a test may fill, shrink, or make read-only with `mount`."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)):
+        pytest.skip("mounting a small tmpfs is not permitted here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True, capture_output=True)

@@ -1,15 +1,13 @@
 """What people get wrong: one sentence that says what to do, the right exit status, nothing lost."""
 
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pgolf.files import read_json, write_bytes
 
-from .conftest import Ground, only, pgolf, refused, succeed
+from .conftest import Ground, fill, mount, only, pgolf, refused, succeed
 
 
 def test_a_typo_in_an_experiment_file_and_behind_a_plus(ground: Ground, tmp_path: Path) -> None:
@@ -38,24 +36,6 @@ def test_an_output_directory_that_cannot_be_written(ground: Ground, tmp_path: Pa
     assert (tmp_path / "plain").read_text() == "a file"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own that a test may fill, shrink, or make read-only with `mount`."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if _mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)):
-        pytest.skip("mounting a small tmpfs is not permitted here")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True, capture_output=True)
-
-
-def _mount(*arguments: str) -> int:
-    try:
-        return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode
-    except FileNotFoundError:
-        return 1
-
-
 def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on_after_more_space(
     ground: Ground, finished: Path, small_disk: Path
 ) -> None:
@@ -63,14 +43,12 @@ def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on_after_more_space(
     refused(pgolf(*job), 1, "state.pgolf: No space left on device. Free some space")
     directory = only(small_disk / "runs")
     assert read_json(directory / "status.json")["state"] == "failed"
-    with open(small_disk / "filler", "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-        while True:
-            file.write(bytes(512))
+    fill(small_disk)
     refused(pgolf(*job), 1, "No space left on device")  # now there is no room for the sentence either
-    assert _mount("-o", "remount,size=8m", str(small_disk)) == 0
+    assert mount("-o", "remount,size=8m", str(small_disk)) == 0
     succeed(*job)
     assert read_json(directory / "summary.json")["val_bpb"] == read_json(finished / "summary.json")["val_bpb"]
-    assert _mount("-o", "remount,ro", str(small_disk)) == 0
+    assert mount("-o", "remount,ro", str(small_disk)) == 0
     refused(pgolf("eval", f"run={directory}", "ttt=none"), 1, "cannot write in", "Read-only file system")
 
 
