@@ -1,7 +1,6 @@
-"""Quantisation in ratios: GPTQ against a plain loop over columns, and what every coder makes of the same symbols.
+"""Quantisation in ratios: GPTQ against a plain loop over columns, and what a trellis saves. Coders: bench_coders.py.
 
-    python benchmarks/bench_quant.py             the published shapes, two layers of them
-    python benchmarks/bench_quant.py --layers 11 --slow    all layers, and lzma
+    python benchmarks/bench_quant.py
 
 Weights are Gaussian, with spreads of rows and columns as measured on trained ones. The plain loop rounds one column
 after the other and corrects all later columns at once, as GPTQ is written down; both run in one process.
@@ -9,7 +8,6 @@ after the other and corrects all later columns at once, as GPTQ is written down;
 
 import argparse
 import math
-import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,15 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf.quant import rans
-from pgolf.quant.code import decoder_bytes
-from pgolf.quant.coders import CODERS, Coder
 from pgolf.quant.gptq import factorise, quantise_columns, row_scales, safe_steps, to_nearest
-from pgolf.quant.rans_encoder import Matrix, encode
 from pgolf.quant.trellis import encode_path
 
 Result = TypeVar("Result")
-Streams = list[list[np.ndarray]]
 
 SHAPES: dict[str, tuple[tuple[int, int], float, float]] = {
     # name: shape, spread of rows, spread of columns (standard deviations of logarithms)
@@ -39,6 +32,8 @@ SHAPES: dict[str, tuple[tuple[int, int], float, float]] = {
     "mlp.proj": ((512, 2048), 0.043, 0.270),
 }
 EMBEDDING = ((8192, 512), 0.0, 0.089)
+EMBEDDING_CLIP = (15.0, 7)
+"""Standard deviations of the clip, and bits."""
 
 
 def weights(layers: int, embedding: bool) -> dict[str, list[Tensor]]:
@@ -106,72 +101,10 @@ def blocked_gptq(weight: Tensor, scales: Tensor, given: Tensor) -> Tensor:
     return quantise_columns(weight, factorise(given), to_nearest(scales, 31))
 
 
-def symbols_of(matrices: dict[str, list[Tensor]]) -> Streams:
-    """Rounded to the nearest, with the clips of the records; int8."""
-    streams = []
-    for name, stream in matrices.items():
-        clip, bits = (15.0, 7) if name == "tok_emb" else (12.0, 6) if name in ("fc", "mlp.proj") else (13.0, 6)
-        levels = 2 ** (bits - 1) - 1
-        steps = [safe_steps(row_scales(one, clip_sigmas=clip, bits=bits))[:, None] for one in stream]
-        rounded = [torch.round(one / step).clamp(-levels, levels) for one, step in zip(stream, steps, strict=True)]
-        streams.append([one.to(torch.int8).numpy() for one in rounded])
-    return streams
-
-
-def entropy_bytes(matrix: np.ndarray) -> float:
-    counts = np.unique(matrix, return_counts=True)[1]
+def entropy_bytes(symbols: np.ndarray) -> float:
+    """Order-0 entropy."""
+    counts = np.unique(symbols, return_counts=True)[1]
     return float(-(counts * np.log2(counts / counts.sum())).sum() / 8)
-
-
-def told_bytes(streams: Streams) -> float:
-    """Entropy of the symbols given the deviation of every column, which no reader is told: the goal of adaptation."""
-    total = 0.0
-    for matrix in (one for stream in streams for one in stream):
-        deviations = matrix.astype(float).std(axis=0)
-        total += float(np.log2(deviations * math.sqrt(2 * math.pi * math.e)).sum()) * len(matrix) / 8
-    return total
-
-
-def through_bytes(coder: Coder, streams: Streams) -> tuple[int, float, float]:
-    """Size, and seconds to encode and to decode, of a coder of bytes."""
-    raw = [b"".join(one.T.tobytes() for one in stream) for stream in streams]
-    encode_s, coded = seconds(lambda: [coder.encode(one) for one in raw], 1)
-    decode_s, back = seconds(lambda: [coder.decode(one, len(data)) for one, data in zip(coded, raw, strict=True)], 1)
-    if back != raw:
-        raise SystemExit("a coder does not give back what it was given")
-    return sum(map(len, coded)), encode_s, decode_s
-
-
-def through_matrices(streams: Streams) -> tuple[int, float, float]:
-    """The same of the coder of matrices."""
-    shapes = [[(one.shape[0], one.shape[1]) for one in stream] for stream in streams]
-    encode_s, coded = seconds(lambda: encode([[Matrix(one) for one in stream] for stream in streams]), 1)
-    decode_s, back = seconds(lambda: rans.decode(coded, shapes), 1)
-    pairs = ((a, b) for x, y in zip(back, streams, strict=True) for a, b in zip(x, y, strict=True))
-    if not all(np.array_equal(a, b) for a, b in pairs):
-        raise SystemExit("rans does not give back what it was given")
-    return sum(map(len, coded)), encode_s, decode_s
-
-
-def bench_coders(layers: int, slow: bool) -> None:
-    """Bytes, ratios and seconds of every coder on the same symbols, column by column; blocks of a kind together."""
-    streams = symbols_of(weights(layers, embedding=True))
-    count = sum(one.size for stream in streams for one in stream)
-    entropy, told = sum(entropy_bytes(one) for stream in streams for one in stream), told_bytes(streams)
-    print(f"coders on {count:,} symbols")
-    print(f"order-0 entropy {entropy:,.0f} bytes; conditional entropy, every column's deviation known, {told:,.0f}")
-    left_out = {"none"} | (set() if slow else {"lzma"}) | (set() if shutil.which("lrzip") else {"lrzip"})
-    print(f"left out: {', '.join(sorted(left_out))} (lzma: --slow; lrzip: where it is installed)")
-    rows = {}
-    for name in sorted(CODERS.keys() - left_out):
-        coder = CODERS[name]
-        rows[name] = through_matrices(streams) if coder.matrices else through_bytes(coder, streams)
-    heads = ("/ brotli", "/ order 0", "/ conditional", "encode s", "decode s", "code bytes")
-    print(f"{'coder':8s} {'bytes':>12s} " + " ".join(f"{head:>13s}" for head in heads))
-    for name, (size, encode_s, decode_s) in rows.items():
-        ratios = " ".join(f"{size / other:13.4f}" for other in (rows["brotli"][0], entropy, told))
-        print(f"{name:8s} {size:12,d} {ratios} {encode_s:13.2f} {decode_s:13.2f} {decoder_bytes(name):13d}")
-    print()
 
 
 def bench_trellis() -> None:
@@ -190,13 +123,10 @@ def bench_trellis() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=2, help="layers of matrices for the coders (published: 11)")
-    parser.add_argument("--slow", action="store_true", help="also lzma")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     bench_gptq()
-    bench_coders(arguments.layers, arguments.slow)
     bench_trellis()
 
 

@@ -37,6 +37,8 @@ class Coder:
     published sizes with such columns: lrzip gave 0.46 of it, on weights of a small model 0.74. For estimates only.
 
     `matrices`: matrices of symbols go through `pgolf.quant.rans` instead.
+
+    `program`: the external program that does it; without it, an artifact can be neither written nor read.
     """
 
     encode: Callable[[bytes], bytes]
@@ -44,6 +46,7 @@ class Coder:
     overhead: float | None
     columns: float = 0.0
     matrices: bool = False
+    program: str | None = None
 
 
 def _library(module: str, package: str) -> ModuleType:
@@ -201,7 +204,7 @@ CODERS: dict[str, Coder] = {
     "zstd": Coder(_zstd_encode, _zstd_decode, 1.017),
     "lzma": Coder(_lzma_encode, _lzma_decode, 1.050),
     "zlib": Coder(_zlib_encode, _zlib_decode, 1.156),
-    "lrzip": Coder(_lrzip_encode, _lrzip_decode, 1.0, columns=0.5),
+    "lrzip": Coder(_lrzip_encode, _lrzip_decode, 1.0, columns=0.5, program="lrzip"),
     "none": Coder(_same, _same_decode, None),
 }
 

@@ -1,6 +1,7 @@
 """From a state dict to an artifact: rules choose a scheme for each tensor, and a coder packs the symbols."""
 
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -275,7 +276,9 @@ class _Attempt:
         tool = self._tool
         choices = tool.protect(choices, self._state, self._calibrations)
         self.stored = tool.quantise(choices, self._state, self._calibrations, self._console)
-        self._console.say(f"packing {len(self.stored)} tensors with {tool.coder}")
+        program = CODERS[tool.coder].program
+        needed = f" (an external program, which loading needs too: {shutil.which(program)})" if program else ""
+        self._console.say(f"packing {len(self.stored)} tensors with {tool.coder}{needed}")
         self.header, self.coded = packer.build(
             [replace(one, encoded=marked(one.encoded, self._sites.get(one.name))) for one in self.stored],
             self._metadata,

@@ -267,3 +267,15 @@ def test_the_format_before_is_read_where_it_is_the_same(tmp_path: Path) -> None:
     assert "a" in container.load(tmp_path / "brotli")[0]
     with pytest.raises(UserError, match="format version 2, this pgolf reads version 3"):
         container.load(tmp_path / "rans")
+
+
+@pytest.mark.parametrize("coder", ["rans", "brotli", "lzma"])
+def test_bytes_do_not_depend_on_the_number_of_threads(coder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    for count in (1, 7):
+        monkeypatch.setattr(packer.os, "cpu_count", lambda count=count: count)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(count)
+        built.append(packer.build(example(), METADATA, coder=coder))
+        torch.set_num_threads(threads)
+    assert built[0] == built[1]
