@@ -22,6 +22,7 @@ BOOKKEEPING = frozenset(
         "scale",
         "size",
         "experiment",
+        "allow_targets",
     }
 )
 DATA_BOOKKEEPING = frozenset({"workers", "connections"})

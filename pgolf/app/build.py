@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
-from pgolf.app.signature import TargetProblem, is_node, locate, signature_of
+from pgolf.app.signature import TargetProblem, allow, is_node, locate, signature_of
 from pgolf.digest import is_absent
 from pgolf.errors import UserError
 
@@ -38,6 +38,7 @@ def recipe(config: dict[str, Any]) -> "Recipe":
     from pgolf.quant.code import RUN_ENTRIES, modules_of
     from pgolf.run import Recipe
 
+    allow(config.get("allow_targets"))
     parts = {key: build(config[key], key) for key in PARTS}
     data_root = Path(config["paths"]["data"])
     return Recipe(

@@ -214,8 +214,18 @@ def _move_aside(directory: Path) -> Path:
     return kept
 
 
+def own_code(packages: list[str]) -> str:
+    """What is said aloud of a configuration that runs code from outside pgolf."""
+    return (
+        f"allow_targets: code of {', '.join(packages)} is run. It is not in code.zip or wrapper.py: the artifact "
+        "does not count its bytes."
+    )
+
+
 def _write_start(request: Request, screen: Screen) -> None:
     directory, config = request.directory, request.config
+    if config.get("allow_targets"):
+        screen.say(own_code(config["allow_targets"]))
     composed = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
     write_json(directory / "config.json", config)
     write_bytes(directory / "config.yaml", composed)

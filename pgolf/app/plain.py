@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pgolf import digest
 from pgolf.app.replaced import drop_unheard
+from pgolf.app.signature import allow
 from pgolf.app.verbs import listing
 
 NO_VALUE_GIVEN = "no file and no override gives it a value"
@@ -26,6 +27,7 @@ def job_config(composed: DictConfig, hydra: Any) -> tuple[dict[str, Any], list[t
         str(key): _resolve(composed, key, str(key), problems) for key in composed if key != "hydra"
     }
     config = settle(config)
+    allow(config.get("allow_targets"))
     experiment = chosen_experiment(hydra.runtime.choices)
     if experiment is not None:
         folders = [Path(one.path) / "experiment" for one in hydra.runtime.config_sources if one.schema == "file"]

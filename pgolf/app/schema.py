@@ -4,15 +4,18 @@ Hydra lets a mistyped key in a group file, in an experiment or behind `+` pass s
 a problem with its dotted key. Nothing is constructed and, but for the targets, nothing is imported.
 """
 
+import sys
 import typing
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from pgolf.app.signature import (
+    PACKAGE,
     Signature,
     TargetProblem,
     accepts,
     accepts_node,
+    allow,
     describe,
     is_node,
     item_of_mapping,
@@ -23,6 +26,7 @@ from pgolf.app.signature import (
 
 NODE_WORDS = frozenset({"_target_", "_partial_"})
 NO_VALUE = object()
+RESERVED = frozenset(sys.stdlib_module_names) | {"pgolf", "torch"}
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,26 @@ def run(
     audit: object,
     track: object,
     launch: object,
+    allow_targets: list[str] | None = None,
 ) -> None:
     """The keys at the root of a configuration, and their types; never called."""
 
 
 def check(config: dict[str, Any]) -> list[Problem]:
     """All problems of a resolved configuration, in the order of its keys."""
+    allow(config.get("allow_targets"))
     problems = _check_arguments("", config, signature_of(run), "the configuration")
+    problems += _check_packages(config.get("allow_targets"))
     return problems + _walk("", config)
+
+
+def _check_packages(packages: Any) -> list[Problem]:
+    """What `allow_targets` names must be packages, and others than those that are allowed anyway."""
+    if not isinstance(packages, list):
+        return []
+    wrong = [name for name in packages if not PACKAGE.fullmatch(str(name)) or str(name).split(".")[0] in RESERVED]
+    message = "expected names of your own packages or modules, such as my_package (not pgolf, torch or Python's own)"
+    return [Problem("allow_targets", wrong, message)] if wrong else []
 
 
 def _walk(key: str, value: Any) -> list[Problem]:

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,9 @@ TARGETS_OF_TORCH = frozenset(
     )
 )
 PREFIX = "pgolf."
+PACKAGE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_allowed: tuple[str, ...] = ()
+"""Packages besides pgolf that the configuration at hand allows; see `allow`."""
 
 
 class TargetProblem(Exception):
@@ -48,17 +52,35 @@ class Signature:
     open_ended: bool
 
 
+def allow(packages: Any) -> None:
+    """From now on targets inside `packages` (a configuration's `allow_targets`: names of the user's own packages or
+    modules) can be located, until this is called again. Anything that is no list of names allows nothing: the
+    validator says what is wrong with it."""
+    global _allowed
+    names = packages if isinstance(packages, list) else []
+    _allowed = tuple(name for name in names if isinstance(name, str) and PACKAGE.fullmatch(name))
+
+
+def _is_allowed(target: str) -> bool:
+    own = any(target.startswith(f"{package}.") for package in _allowed)
+    return own or target.startswith(PREFIX) or target in TARGETS_OF_TORCH
+
+
 def locate(target: Any) -> Callable[..., Any]:
     """Import what a `_target_` names. TargetProblem when it is not allowed or not there."""
     if not isinstance(target, str):
         raise TargetProblem(f"a _target_ is a dotted name, not {target!r}")
-    if not target.startswith(PREFIX) and target not in TARGETS_OF_TORCH:
-        raise TargetProblem(f"targets outside pgolf are refused, except {', '.join(sorted(TARGETS_OF_TORCH))}")
+    if not _is_allowed(target):
+        raise TargetProblem(
+            f"targets outside pgolf are refused, except {', '.join(sorted(TARGETS_OF_TORCH))}; "
+            "allow_targets=[my_package] allows those of a package of your own"
+        )
     module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise TargetProblem(f"there is no module {error.name}") from error
+        where = "" if target.startswith(PREFIX) else ": install it, or put its folder on PYTHONPATH"
+        raise TargetProblem(f"there is no module {error.name}{where}") from error
     except ImportError as error:
         raise TargetProblem(f"{module_name} cannot be imported: {error}") from error
     found = getattr(module, name, None)
@@ -86,11 +108,12 @@ def nearest(name: str, names: typing.Iterable[str]) -> str:
 def signature_of(target: Callable[..., Any]) -> Signature:
     """Read a target's parameters.
 
-    In pgolf, keyword-only parameters come from YAML and positional ones at run time. Elsewhere
-    (torch optimizers) the first parameter is the run-time one and the others come from YAML.
+    In pgolf and in a user's own packages, keyword-only parameters come from YAML and positional
+    ones at run time. In torch (optimizers) the first parameter is the run-time one and the others
+    come from YAML.
     """
     parameters = list(inspect.signature(target).parameters.values())
-    ours = (getattr(target, "__module__", "") or "").startswith(PREFIX[:-1])
+    ours = (getattr(target, "__module__", "") or "").partition(".")[0] != "torch"
     kinds = inspect.Parameter
     positional = [one for one in parameters if one.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
     runtime = positional if ours else positional[:1]

@@ -69,6 +69,8 @@ def _audit(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
 
         source = open_source(run, overrides, options)
         config, directory = source.config, source.directory
+    if config.get("allow_targets"):
+        screen.say(f"allow_targets: code of {', '.join(config['allow_targets'])} is run.")
     from pgolf import distributed
     from pgolf.run import audit_run
 

@@ -13,7 +13,7 @@ from pgolf.app.verbs.composing import composed
 from pgolf.errors import ConfigError, UserError
 from pgolf.files import read_json
 
-CHANGEABLE = ("ttt", "quant", "audit", "kernels", "track", "launch", "paths", "force")
+CHANGEABLE = ("ttt", "quant", "audit", "kernels", "track", "launch", "paths", "force", "allow_targets")
 
 
 @dataclass(frozen=True)
