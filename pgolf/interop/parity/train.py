@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pgolf.console import Silent
@@ -58,7 +59,7 @@ class _Steps:
         _compare_weights(self.compare, self.case, f"after_step{done}/", self.model.state_dict(), self.tolerance.weights)
         norms = self.case.meta.get("param_norms_per_step", [])
         if done < len(norms):
-            weights = _published(self.model.state_dict())
+            weights = _weights(self.case, self.model.state_dict())
             for name, norm in norms[done].items():
                 error = self.tolerance.weights * max(1.0, norm)
                 self.compare.close(f"norm of {name} after step {done}", weights[name].norm(), norm, error)
@@ -110,13 +111,16 @@ def training(case: Case) -> Outcome:
     return compare.outcome()
 
 
-def _published(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {to_published(name): value.detach() for name, value in state.items()}
+def _weights(case: Case, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by published name. What a script has and never reads (factors of lanes that no pass comes to), so that it
+    stays as it begins, has no parameter here."""
+    given = {name: torch.from_numpy(value) for name, value in case.below("p/").items()}
+    return given | {to_published(name): value.detach() for name, value in state.items()}
 
 
 def _compare_weights(compare: Comparison, case: Case, prefix: str, state: dict[str, Tensor], tolerance: float) -> None:
     """The weights that a case holds under `prefix`, relative to their norm."""
-    weights = _published(state)
+    weights = _weights(case, state)
     for name, expected in case.below(prefix).items():
         compare.near(f"{prefix}{name}", weights[name].reshape(expected.shape), expected, tolerance)
 
