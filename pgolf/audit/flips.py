@@ -111,11 +111,11 @@ class Flips:
         self.still = still if isolated else None
         declared = contexts != "isolated"
         if not isolated and declared:
-            detail += "; the strategy declares it" + _policy("documents", policies.documents)
+            detail += "; the strategy declares it" + _policy("isolation", policies.isolation)
         elif not isolated:
             detail += ": text of a document reaches the next one past what was learned; a strategy that means to read "
             detail += "across documents says so in scorer.documents"
-        allowed = declared and policies.documents == "as_declared"
+        allowed = declared and policies.isolation == "as_declared"
         return self._policy_check("C1c", isolated, allowed, len(watched), moved, detail)
 
     def order_check(self, policies: Policies) -> Check:

@@ -28,7 +28,7 @@ class Audit:
     changed places for each kind of change.
 
     Works on any strategy and any model, on CPU, in seconds: it tests the procedure, not the score. In a run it takes a
-    sample of the checks; `pgolf audit` makes all. isolation (`documents`), order, processes, coverage: see `Policies`.
+    sample of the checks; `pgolf audit` makes all. isolation, order, processes, coverage: see `Policies`.
     """
 
     def __init__(
