@@ -64,7 +64,9 @@ class LateQat:
             return True
         if self.below_lr_scale is None:
             return False
-        ahead = Position(position.step + 1, min(1.0, position.fraction + AHEAD), position.seconds)
+        soon = position.step + 1
+        seconds = position.seconds * soon / max(position.step, 1)
+        ahead = Position(soon, min(1.0, position.fraction + AHEAD), seconds)
         return bool(self.below_lr_scale > lr_scale.at(position) >= lr_scale.at(ahead))
 
 

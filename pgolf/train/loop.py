@@ -172,9 +172,10 @@ class Trainer:
 
     def refuse_rounding(self, rounding: Rounding | None, course: Course) -> None:
         """ValueError when a budget of steps leaves too few for rounded weights; one of seconds is looked at again after
-        the first steps."""
+        the first steps, and where both are given they are taken to end together."""
         if rounding is not None and self.max_steps is not None:
-            refuse_few_steps(planned(rounding, self.schedule, course, 0.0), rounding.min_steps)
+            seconds = self.max_seconds / self.max_steps if self.max_seconds is not None else 0.0
+            refuse_few_steps(planned(rounding, self.schedule, course, seconds), rounding.min_steps)
 
     def activation(self, plans: Sequence[str]) -> Activation:
         """When each of a model's plans takes over; `plans` names them in order, the last one is "looped".

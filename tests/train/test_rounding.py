@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pgolf.errors import UserError
-from pgolf.optim.schedule import Warmdown
+from pgolf.optim.schedule import StepWarmdown, Warmdown
 from pgolf.quant.compress import Compressor
 from pgolf.quant.qat import LateQat, WeightRounding
 from pgolf.quant.schemes import Float32, Gptq, Half, Int8Rows
@@ -93,6 +93,15 @@ def test_a_run_that_was_stopped_continues_to_the_same_bits(tmp_path: Path, stop_
     assert (other.step, other.rounded_at) == (progress.step, progress.rounded_at)
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
     assert len(told) == (1 if stop_after < 6 else 0)
+
+
+def test_a_fall_by_the_clock_counts_where_steps_and_seconds_are_given() -> None:
+    schedule = StepWarmdown(steps=400, max_steps=1000, max_seconds=100.0)
+    trainer = Trainer(**{**SETTINGS, "max_steps": 1000, "max_seconds": 100.0, "schedule": schedule})
+    course = trainer.course(["plain", "looped"])
+    trainer.refuse_rounding(rounding_of(tiny_model(), min_steps=50, below_lr_scale=0.15), course)
+    with refusal("comes on at step 9.. and leaves"):
+        trainer.refuse_rounding(rounding_of(tiny_model(), min_steps=70, below_lr_scale=0.15), course)
 
 
 @contextmanager
