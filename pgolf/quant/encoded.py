@@ -146,7 +146,7 @@ def _decode_groups(parts: Parts, shape: Shape) -> Tensor:
 def _decode_steps(parts: Parts, shape: Shape) -> Tensor:
     """Symbols times steps on a logarithmic grid, float32.
 
-    Parts: `symbols` int8 [rows, cols]; `steps` int16 [rows] or [1], a step is 2^(value / 16); with `trellis_segment`
+    Parts: `symbols` int8 [rows, cols]; `steps` int16 [rows] or [1], see `grid_steps`; with `trellis_segment`
     [], the symbols are those of a trellis (`trellis_codebooks`): value = (symbol + codebook / 2 - 1 / 4) * step.
     """
     symbols, steps = parts["symbols"], parts["steps"]
@@ -160,11 +160,18 @@ def _decode_steps(parts: Parts, shape: Shape) -> Tensor:
     return values * grid_steps(torch.from_numpy(steps))[:, None]
 
 
+def grid_of(count: int) -> int:
+    """Steps of an octave where a matrix has `count` steps: 16, and 256 for a single one. A grid of 16 costs less than
+    0.001 bit, but one step for a whole embedding would move the artifact's size by more than 0.1 % at once."""
+    return 256 if count == 1 else 16
+
+
 def grid_steps(exponents: Tensor) -> Tensor:
-    """Steps 2^(e / 16), float32. The fraction comes from a table, the rest is exact: the same bits everywhere."""
-    exponents = exponents.to(torch.int64)
-    fraction = torch.tensor([2.0 ** (i / 16) for i in range(16)], dtype=torch.float32)
-    return torch.ldexp(fraction[exponents % 16], torch.div(exponents, 16, rounding_mode="floor"))
+    """Steps 2^(e / grid), float32 [count]. The fraction comes from a table, the rest is exact: the same bits
+    everywhere."""
+    exponents, grid = exponents.to(torch.int64), grid_of(len(exponents))
+    fraction = torch.tensor([2.0 ** (i / grid) for i in range(grid)], dtype=torch.float32)
+    return torch.ldexp(fraction[exponents % grid], torch.div(exponents, grid, rounding_mode="floor"))
 
 
 DECODERS: dict[str, Callable[[Parts, Shape], Tensor]] = {

@@ -9,7 +9,7 @@ import functools
 import torch
 from torch import Tensor
 
-from pgolf.quant.encoded import decode, grid_steps
+from pgolf.quant.encoded import decode, grid_of, grid_steps
 from pgolf.quant.gptq import safe_steps
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.schemes import (
@@ -25,7 +25,7 @@ from pgolf.quant.schemes import (
     SensitivityGptq,
 )
 from pgolf.quant.schemes.int8 import row_quantiles
-from pgolf.quant.schemes.sensitivity import GRID, LEVELS
+from pgolf.quant.schemes.sensitivity import LEVELS
 
 NEGLIGIBLE = (Half, BFloat16, Float32)
 """Schemes that change weights by so little that training need not know."""
@@ -73,7 +73,9 @@ def _(scheme: SensitivityGptq, weight: Tensor, steps: Tensor | None = None) -> T
     # A trellis rounds finer than to multiples of its step, by 12 % of the error; its paths are too slow to follow here.
     if steps is None:
         raise ValueError(f"the steps of {scheme.label} follow from calibration")
-    return _nearest(weight, grid_steps(torch.round(GRID * steps.log2())), LEVELS)
+    steps = steps[:1] if scheme.granularity == "tensor" else steps
+    on_grid = grid_steps(torch.round(grid_of(len(steps)) * steps.log2()))
+    return _nearest(weight, on_grid.expand(len(weight)), LEVELS)
 
 
 @rounded.register

@@ -56,7 +56,12 @@ BLIND: dict[str, Scheme] = {
 
 @pytest.mark.parametrize("name", BLIND)
 @settings(max_examples=15, deadline=None)
-@given(rows=st.integers(1, 20), cols=st.integers(2, 40), scale=st.sampled_from([1e-3, 0.05, 1.0]), seed=st.integers(0, 2**31))
+@given(
+    rows=st.integers(1, 20),
+    cols=st.integers(2, 40),
+    scale=st.sampled_from([1e-3, 0.05, 1.0]),
+    seed=st.integers(0, 2**31),
+)
 def test_training_rounds_as_the_export_does(name: str, rows: int, cols: int, scale: float, seed: int) -> None:
     weight = scale * torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
     weight[0, : cols // 2] = 0.0

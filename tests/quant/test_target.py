@@ -78,7 +78,15 @@ def compressor(scheme: Scheme, **changes: Any) -> Compressor:
     return Compressor(**(arguments | changes))
 
 
-@pytest.mark.parametrize("scheme", [Gptq(bits=6, clip_sigmas=12.85), SensitivityGptq(), TrellisGptq(segment=32)])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        Gptq(bits=6, clip_sigmas=12.85),
+        SensitivityGptq(),
+        SensitivityGptq(granularity="tensor"),
+        TrellisGptq(segment=32),
+    ],
+)
 def test_artifacts_fill_their_target(tmp_path: Path, scheme: Scheme) -> None:
     state, calibrations = ground()
     sizes = {}
@@ -87,7 +95,7 @@ def test_artifacts_fill_their_target(tmp_path: Path, scheme: Scheme) -> None:
         report = compressor(scheme, target_bytes=target).compress(state, ROLES, calibrations, {}, path)
         sizes[target] = report["weight_bytes"]
         assert report["weight_bytes"] == path.stat().st_size
-        assert 0.995 * target <= report["weight_bytes"] <= target
+        assert 0.998 * target <= report["weight_bytes"] <= target  # a coder's block is a few bytes
         loaded, _ = container.load(path)
         assert all(loaded[name].shape == tensor.shape for name, tensor in state.items())
 

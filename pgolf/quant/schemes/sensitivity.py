@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf.quant.encoded import Encoded, grid_steps
+from pgolf.quant.encoded import Encoded, grid_of, grid_steps
 from pgolf.quant.gptq import Factor, Rounder, check_problem, factorise, quantise_columns
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.schemes.scheme import Cost, gaussian_entropy, is_matrix, require_hessian, require_positive
@@ -24,8 +24,6 @@ Granularity = Literal["row", "tensor"]
 
 LEVELS = 127
 """Symbols are int8. Steps are never so fine that a row's largest weight would lie beyond 9 / 10 of them."""
-GRID = 16
-"""Steps are powers of 2^(1 / GRID): a row's step is one small integer, and the grid costs less than 0.001 bit."""
 
 
 class SensitivityGptq:
@@ -94,8 +92,9 @@ class SensitivityGptq:
         widest = weight.abs().amax(dim=1).clamp_min(2.0**-100) / (0.9 * LEVELS)
         if self.granularity == "tensor":
             steps, widest = steps[:1], widest.amax(dim=0, keepdim=True)
-        exponents = torch.maximum(torch.round(GRID * steps.log2()), torch.ceil(GRID * widest.log2()))
-        return exponents.clamp_(-GRID * 100, GRID * 100).to(torch.int16)
+        grid = grid_of(len(steps))
+        exponents = torch.maximum(torch.round(grid * steps.log2()), torch.ceil(grid * widest.log2()))
+        return exponents.clamp_(-grid * 100, grid * 100).to(torch.int16)
 
     def quantise(self, weight: Tensor, calibration: Calibration | None) -> Encoded:
         """Encode `weight` [rows, cols] with the Hessian of its inputs and the moments of its output gradients."""

@@ -52,6 +52,11 @@ def test_one_step_for_the_tensor() -> None:
     weight, calibration = problem()
     encoded = SensitivityGptq(granularity="tensor").quantise(weight, calibration)
     assert encoded.parts["steps"].shape == (1,)
+    assert (
+        grid_steps(torch.tensor([257])).item() == pytest.approx(2 * 2 ** (1 / 256))  # finer than those of rows
+        and SensitivityGptq(granularity="tensor", scale=2 ** (1 / 256)).quantise(weight, calibration).parts["steps"]
+        == encoded.parts["steps"] + 1
+    )
     values = decode(encoded) / grid_steps(torch.from_numpy(encoded.parts["steps"]))
     assert torch.allclose(values, values.round(), atol=1e-5)
 
