@@ -1,6 +1,6 @@
 """Documents per second of `ttt=phased` against the published loop, on the same weights and documents.
 
-    python benchmarks/bench_ttt.py [--run DIR] [--pairs N] [--documents N] [--random] [key=value ...]
+    python benchmarks/bench_ttt.py [--run DIR] [--pairs N] [--documents N] [--random] [--operations] [key=value ...]
 
 The words are overrides as for `pgolf`; without any, the default model at mini scale on the embedded corpus. --run takes
 the weights of a finished run of the same configuration; without it they are random. --documents scores the first so
@@ -9,7 +9,8 @@ many documents alone, --random takes random documents of about the published len
 The published loop (PR 1530 and after, on one process) makes one forward over the whole growing window for every chunk,
 with a row for every document of the batch, finished or not, and the logits and the loss of every position. It shares
 the model, the adapters, AdamW and the global phases with pgolf. Both must give the same bits per byte before a ratio is
-printed: published seconds / ours, the median over pairs in one process whose order alternates.
+printed: published seconds / ours, the median over pairs in one process whose order alternates. --operations counts the
+floating-point operations of products and attention as well, which no other load on the machine can change.
 """
 
 import argparse
@@ -30,6 +31,7 @@ prepare_process()
 
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from pgolf.app import build  # noqa: E402
 from pgolf.app.verbs.composing import compose  # noqa: E402
@@ -186,6 +188,19 @@ def measure(
     }
 
 
+def operations(
+    strategy: Phased, model: GPT, validation: ValidationSet, bench: Bench, group: Group
+) -> dict[str, object]:
+    """Operations of both, of forward and backward passes, and their ratio."""
+    counted = []
+    for work in (published, ours):
+        with FlopCounterMode(display=False) as counter:
+            work(strategy, copy.deepcopy(model), validation, bench, group)
+        counted.append(counter.get_total_flops())
+    both = {"published": counted[0], "ours": counted[1]}
+    return {"operations": both, "operations_published_over_ours": round(counted[0] / counted[1], 3)}
+
+
 def main() -> None:
     """Compose, compare, print one line of JSON."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -193,6 +208,7 @@ def main() -> None:
     made.add_argument("--run", type=Path, metavar="DIR", help="a finished run: its artifact gives the weights")
     made.add_argument("--documents", type=int, default=10**9, metavar="N", help="the first N documents alone")
     made.add_argument("--random", action="store_true", help="random documents of the published lengths")
+    made.add_argument("--operations", action="store_true", help="count operations too (two more runs)")
     made.add_argument("--pairs", type=int, default=3, help="runs of each (default 3)")
     options = made.parse_args()
     options.config_dir, options.config_path, options.config_name = None, None, "config"
@@ -216,7 +232,10 @@ def main() -> None:
     model.set_plan("looped")
     name, attention = chosen_attention(recipe, group.device)
     bench = Bench(recipe.seed, attention, Silent())
-    found = measure(recipe.ttt, model.to(group.device).eval(), validation, bench, group, options.pairs)
+    model = model.to(group.device).eval()
+    found = measure(recipe.ttt, model, validation, bench, group, options.pairs)
+    if options.operations:
+        found |= operations(recipe.ttt, model, validation, bench, group)
     sizes = {"documents": len(validation.document_starts), "tokens": len(validation.tokens)}
     print(json.dumps({"device": str(group.device), "attention": name, **sizes, **found}))
 
