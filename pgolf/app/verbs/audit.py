@@ -60,7 +60,8 @@ def _audit(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
     refuse_words(overrides)
     if run is None:
         given = {word.partition("=")[0] for word in overrides}
-        added = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in given]
+        own = options.config_path is not None  # another configuration has other groups
+        added = [] if own else [f"{key}={value}" for key, value in DEFAULTS.items() if key not in given]
         if added:
             screen.say(f"no run given: an untrained model is probed, with {' '.join(added)}")
         config, directory = compose([*added, *overrides], options).config, None
