@@ -163,8 +163,16 @@ def self_consistency(validation: ValidationSet, reported: Mapping[str, Reported]
     if not reported:
         return not_probed("B4", "no scoring of the whole text is at hand")
     text = int(validation.document_bytes.sum())
-    implied = {stage: one.val_loss / math.log(2) * one.tokens / one.val_bpb for stage, one in reported.items()}
+    implied = {stage: _implied_bytes(one) for stage, one in reported.items()}
     worst = max(implied, key=lambda stage: abs(implied[stage] - text))
     apart = abs(implied[worst] - text)
     detail = f"{worst}: loss, tokens and bits per byte imply {implied[worst]:.1f} bytes, the text has {text}"
-    return decided("B4", apart <= 1e-6 * max(1, text), len(implied), apart, detail)
+    measured = apart if math.isfinite(apart) else None
+    return decided("B4", apart <= 1e-6 * max(1, text), len(implied), measured, detail)
+
+
+def _implied_bytes(figures: Reported) -> float:
+    """Bytes of text that the figures speak of; infinitely many when nothing is said to have cost anything."""
+    if figures.val_bpb <= 0:
+        return math.inf
+    return figures.val_loss / math.log(2) * figures.tokens / figures.val_bpb
