@@ -6,7 +6,7 @@ Everything is plain numbers, gathered by `pgolf inspect artifact=FILE`; see `pgo
 from pathlib import Path
 from typing import Any
 
-from pgolf.report.plots import COLOURS, GREY, new_figure, save
+from pgolf.report.drawing import COLOURS, GREY, new_figure, save
 
 SIDE = "#bcd4e6"
 BOUNDS = (

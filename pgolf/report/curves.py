@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 from pgolf.report.comparison import Group
-from pgolf.report.plots import COLOURS, _series, new_figure
+from pgolf.report.drawing import COLOURS, new_figure, series
 from pgolf.report.runs import Run
 
 POINTS = 150  # a line; more cannot be seen and would be bytes
@@ -31,7 +31,7 @@ def loss_curves(groups: list[Group]) -> str | None:
     for number, group, run in numbered(groups):
         events = run.events()[0]
         for (key, _, scale), axes in zip(PANELS, panels, strict=True):
-            across, loss = thinned(*_series(events, "train_loss", key))
+            across, loss = thinned(*series(events, "train_loss", key))
             if len(loss):
                 drawn = True
                 low.append(loss.min())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pgolf.errors import UserError
 from pgolf.files import write_bytes
-from pgolf.report import curves, plots, sections, settings
+from pgolf.report import adaptation, curves, plots, schedule, scores, sections, settings
 from pgolf.report.comparability import check_denominator
 from pgolf.report.comparison import Group, make_groups
 from pgolf.report.page import Section, render_page
@@ -75,6 +75,7 @@ def _overview(groups: list[Group], found: Found, out: Path) -> Section:
     tables = [
         sections.groups_table(groups),
         sections.runs_table(groups),
+        *scores.length_comparison(groups),
         sections.difference_table(groups),
         sections.problems_table(found.problems),
     ]
@@ -101,6 +102,7 @@ def _detail(run: Run, group: Group, out: Path, stem: str, every_run: bool) -> Se
     section = Section(f"{group.label}, seed {run.seed}{others}")
     tables = [
         sections.stages_table(run),
+        *scores.tables(run),
         sections.audit_table(run),
         sections.identity_table(run),
         sections.samples_table(run),
@@ -111,12 +113,14 @@ def _detail(run: Run, group: Group, out: Path, stem: str, every_run: bool) -> Se
             f"{len(group.runs) - 1} more seed(s) of this group are in the tables above; "
             "--every-run draws their plots too."
         )
+    section.warnings.extend(filter(None, [adaptation.no_preview(run)]))
     section.warnings.extend(f"Planned and never reached: {text}." for text in settings.never_happened(run))
     drawn = [
         (plots.stage_bpb(run, out / f"stages-{stem}.png"), "Bits per byte of every stage"),
-        (plots.schedule(run, out / f"schedule-{stem}.png"), "Learning rate and recurrence switch"),
+        (schedule.schedule(run, out / f"schedule-{stem}.png"), "Learning rate and recurrence switch"),
         (settings.settings(run, out / f"settings-{stem}.png"), "Every schedule, planned and actual"),
         (_documents(run, out / f"documents-{stem}.png", section), "Documents over their length"),
+        (adaptation.trajectory(run, out / f"adaptation-{stem}.png"), "Score and gain against seconds of scoring"),
         (plots.stage_seconds(run, out / f"seconds-{stem}.png"), "Seconds per stage"),
     ]
     section.images = [(path, text) for path, text in drawn if path]
@@ -125,7 +129,7 @@ def _detail(run: Run, group: Group, out: Path, stem: str, every_run: bool) -> Se
 
 def _documents(run: Run, path: Path, section: Section) -> Path | None:
     try:
-        return plots.document_bpb(run.documents(), path)
+        return adaptation.document_bpb(run.documents(), path)
     except UserError as error:
         section.warnings.append(f"No plot of the documents: {error}")
         return None

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pgolf.report.plots import COLOURS, GREY, new_figure, save
+from pgolf.report.drawing import COLOURS, GREY, new_figure, save
 from pgolf.report.runs import Run
 
 TITLES = {

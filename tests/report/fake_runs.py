@@ -64,6 +64,7 @@ def fake_run(
             "tokens": tokens,
             "bytes": num_bytes,
             "seconds": seconds,
+            "positions": fake_positions(tokens, num_bytes, nats),
         }
     _write(directory / "summary.json", _summary(directory, seed, name, stages, weight_bytes))
     identity = {
@@ -84,7 +85,7 @@ def fake_run(
     _write(directory / "config.json", config or fake_config(seed))
     status = {"state": state, "stage": "score", "digest": "ab" * 8, "error": None}
     _write(directory / "status.json", status)
-    events = fake_events(seed, steps)
+    events = [*fake_events(seed, steps), *fake_score_events(num_documents, bpb)]
     text = "".join(json.dumps(event) + "\n" for event in events)
     (directory / "metrics.jsonl").write_text(text)
     return directory
@@ -136,6 +137,29 @@ def fake_events(seed: int, steps: int) -> list[dict[str, Any]]:
         )
     events.append({"event": "stage", "stage": "train", "state": "done", "seconds": seconds})
     return events
+
+
+def fake_positions(tokens: int, num_bytes: int, nats: float) -> list[dict[str, float]]:
+    """Half of the text up to position 16, the other half after it."""
+    half = {"tokens": tokens // 2, "bytes": num_bytes // 2}
+    return [{"to": 16, **half, "nats": 0.6 * nats}, {"to": 32, **half, "nats": 0.4 * nats}]
+
+
+def fake_score_events(num_documents: int, bpb: float) -> list[dict[str, Any]]:
+    """A try that was cut off, then four batches of documents, and a global phase after the second."""
+    start = {"event": "stage", "stage": "final", "state": "start"}
+    events: list[dict[str, Any]] = [start, _scored(0, [0], 9.9, 0.5), start]
+    for number, batch in enumerate(np.array_split(np.arange(num_documents), 4)):
+        events.append(_scored(number, batch.tolist(), bpb * (1.2 - 0.06 * number), 5.0 * (number + 1)))
+        if number == 1:
+            span = {"phase": 1, "begin": 10.0, "end": 12.0, "documents": num_documents // 2}
+            events.append({"event": "phase", "stage": "final", **span})
+    return events
+
+
+def _scored(number: int, documents: list[int], bpb: float, seconds: float) -> dict[str, Any]:
+    figures = {"tokens": 1000 * (number + 1), "bpb_so_far": bpb, "score_seconds": seconds}
+    return {"event": "score", "stage": "final", "scored": documents, **figures}
 
 
 def _summary(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pgolf.errors import UserError
-from pgolf.report import plots
+from pgolf.report import adaptation, schedule
 from pgolf.report.page import Section, render_page
 from pgolf.report.report import main
 from pgolf.report.runs import read_run
@@ -27,7 +27,7 @@ def test_report_of_two_groups(tmp_path, capsys):
     assert "not counted" in capsys.readouterr().out
     page = (out / "report.html").read_text()
     images = list(out.glob("*.png"))
-    assert len(images) == 3 + 2 * 4
+    assert len(images) == 3 + 2 * 5
     assert all(image.read_bytes().startswith(b"\x89PNG") for image in images)
     assert page.count("data:image/png;base64,") == len(images)
     assert "slow &lt;&amp;&gt;" in page and "slow <&>" not in page
@@ -57,8 +57,8 @@ def test_every_run_draws_every_run(tmp_path):
 
 def test_plots_are_the_same_bytes_each_time(tmp_path):
     run = read_run(fake_run(tmp_path / "run"))
-    one = plots.schedule(run, tmp_path / "one.png").read_bytes()
-    assert one == plots.schedule(run, tmp_path / "two.png").read_bytes()
+    one = schedule.schedule(run, tmp_path / "one.png").read_bytes()
+    assert one == schedule.schedule(run, tmp_path / "two.png").read_bytes()
 
 
 def test_a_run_without_events_or_scores_still_reports(tmp_path):
@@ -95,29 +95,29 @@ def test_the_switch_is_found_in_the_step_events():
         {"event": "step", "step": 2, "plan": "plain"},
         {"event": "step", "step": 3, "plan": "looped"},
     ]
-    assert plots.plan_switches(events) == [(events[3], "plain -> looped")]
-    assert plots.plan_switches([]) == []
+    assert schedule.plan_switches(events) == [(events[3], "plain -> looped")]
+    assert schedule.plan_switches([]) == []
 
 
 def test_the_planned_schedule_is_the_one_of_the_optimizer():
     schedule = pytest.importorskip("pgolf.optim.schedule")
     config = fake_config(1)
     fractions = np.linspace(0, 1, 101)
-    planned = plots.planned_scale(config, fractions)
+    planned = schedule.planned_scale(config, fractions)
     warmdown = schedule.Warmdown(fraction=0.75, floor=0.1)
     assert planned.tolist() == pytest.approx([warmdown(float(one)) for one in fractions])
-    assert plots.planned_budget(config, "max_steps") == 200
-    assert plots.planned_budget(config, "max_seconds") is None
+    assert schedule.planned_budget(config, "max_steps") == 200
+    assert schedule.planned_budget(config, "max_seconds") is None
     config["train"]["schedule"] = {"_target_": "elsewhere.Cosine"}
-    assert plots.planned_scale(config, fractions) is None
+    assert schedule.planned_scale(config, fractions) is None
 
 
 def test_bins_hold_every_document_once():
     size = np.array([5, 1, 3, 2, 4, 6])
-    centres, means = plots.binned(size, size * 10.0, weights=size, bins=3)
+    centres, means = adaptation.binned(size, size * 10.0, weights=size, bins=3)
     assert centres.tolist() == [1.5, 3.5, 5.5]
     assert means == pytest.approx([50 / 3, 250 / 7, 610 / 11])
-    assert plots.binned(size, size * 1.0, None, bins=99)[1].tolist() == [1, 2, 3, 4, 5, 6]
+    assert adaptation.binned(size, size * 1.0, None, bins=99)[1].tolist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_tables():
