@@ -10,7 +10,7 @@ factors on a logarithmic grid:
     embedding   matrices on Muon; the learning rate of the tied embedding (Adam) is swept
     muon        matrices on Muon; their learning rate is swept
 
-The first width is the base width, where muP changes nothing. Finished points are read from --out and not run again, so
+At the first width, the base width, muP changes nothing. Finished points are read from --out and not run again, so
 the command may be interrupted. Writes OUT (JSON, with machine and date) and PLOT, prints a table with the best factor.
 """
 
@@ -84,6 +84,7 @@ def one_role(role: str) -> Callable[[Any, float], Callable[..., Any]]:
     return lambda optim, factor: functools.partial(optim, **{role: scaled_rate(optim.keywords[role], factor)})
 
 
+WIDTHS = {"adam": [64, 128, 256], "embedding": [32, 64, 128], "muon": [32, 64, 128]}  # the first is the base width
 STUDIES: dict[str, Callable[[Any, float], Callable[..., Any]]] = {
     "adam": on_adam,
     "embedding": one_role("embedding"),
@@ -131,9 +132,10 @@ def measure(options: argparse.Namespace) -> list[Point]:
     points: list[Point] = read_json(options.out)["points"] if options.out.exists() else []
     known = {_key(point) for point in points}
     for study in options.study:
-        for width in options.widths:
-            for mup in (False, True) if width != options.widths[0] else (False,):
-                recipe = recipe_of(width, options.widths[0], mup, options)
+        widths = options.widths or WIDTHS[study]
+        for width in widths:
+            for mup in (False, True) if width != widths[0] else (False,):
+                recipe = recipe_of(width, widths[0], mup, options)
                 for seed in options.seeds:
                     for factor in options.factors:
                         point = {"study": study, "width": width, "mup": mup, "seed": seed, "factor": factor}
@@ -183,10 +185,10 @@ def best_factor(losses: dict[float, float]) -> float:
     return 2.0 ** (b - 0.5 * above / below)
 
 
-def table(points: list[Point], studies: list[str], widths: list[int]) -> list[dict[str, Any]]:
+def table(points: list[Point], studies: dict[str, list[int]]) -> list[dict[str, Any]]:
     """For every study and width: best factor and loss, and the loss at the factor that is best at the base width."""
     rows = []
-    for study in studies:
+    for study, widths in studies.items():
         base = curve(points, study, widths[0], False)
         tuned = min(base, key=lambda factor: base[factor])
         for mup in (False, True):
@@ -200,7 +202,7 @@ def table(points: list[Point], studies: list[str], widths: list[int]) -> list[di
     return rows
 
 
-def draw(points: list[Point], studies: list[str], widths: list[int], path: Path) -> None:
+def draw(points: list[Point], studies: dict[str, list[int]], path: Path) -> None:
     """Two panels a study, loss over factor: without muP, with muP; the best of each width is marked."""
     import matplotlib
 
@@ -208,8 +210,8 @@ def draw(points: list[Point], studies: list[str], widths: list[int], path: Path)
     import matplotlib.pyplot as plt
 
     figure, grid = plt.subplots(len(studies), 2, figsize=(9, 3.1 * len(studies)), sharey="row", squeeze=False)
-    colours = plt.get_cmap("viridis")([0.15, 0.5, 0.8, 0.95, 0.3][: len(widths)])
-    for row, study in zip(grid, studies, strict=True):
+    for row, (study, widths) in zip(grid, studies.items(), strict=True):
+        colours = plt.get_cmap("viridis")([index / len(widths) for index in range(len(widths))])
         for axes, mup in zip(row, (False, True), strict=True):
             for width, colour in zip(widths, colours, strict=True):
                 found = curve(points, study, width, mup and width != widths[0])
@@ -219,8 +221,8 @@ def draw(points: list[Point], studies: list[str], widths: list[int], path: Path)
             axes.set_title(f"{TITLES[study]}\n{'with' if mup else 'without'} muP", fontsize=9)
             axes.set_xlabel("factor on the learning rate")
             axes.grid(alpha=0.25)
-        least = min(min(curve(points, study, width, False).values()) for width in widths)
-        row[0].set_ylim(least - 0.15, least + 1.6)
+        least = min(point["loss"] for point in points if point["study"] == study and point["loss"] is not None)
+        row[0].set_ylim(least - 0.1, least + 1.1)
         row[0].set_ylabel("training loss (nats a token)")
         row[0].legend(fontsize=8)
     figure.tight_layout()
@@ -234,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="key=value", help="overrides, as for `pgolf`")
     parser.add_argument("--study", nargs="+", choices=list(STUDIES), default=list(STUDIES))
-    parser.add_argument("--widths", nargs="+", type=int, default=[64, 128, 256])
+    parser.add_argument("--widths", nargs="+", type=int, help="the first is the base width (default: three a study)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42])
     parser.add_argument("--factors", nargs="+", type=float, default=[0.125, 0.25, 0.5, 1.0, 2.0, 4.0])
     parser.add_argument("--steps", type=int, default=100)
@@ -243,17 +245,18 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=PICTURE)
     options = parser.parse_args()
     options.config_dir, options.config_path, options.config_name = None, None, "config"
-    if wrong := [width for width in options.widths if width % HEAD_DIM]:
+    if wrong := [width for width in options.widths or [] if width % HEAD_DIM]:
         parser.error(f"--widths {wrong[0]}: widths are multiples of {HEAD_DIM}, the size of a head")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     points = measure(options)
-    rows = table(points, options.study, options.widths)
+    studies = {study: options.widths or WIDTHS[study] for study in STUDIES if study in options.study}
+    rows = table(points, studies)
     for row in rows:
         print(row)
     stored = read_json(options.out)
     others = [row for row in stored.get("table", []) if row["study"] not in options.study]
     write_json(options.out, {**stored, "table": [*others, *rows]})
-    draw(points, [study for study in STUDIES if study in options.study], options.widths, options.plot)
+    draw(points, studies, options.plot)
     print(f"{options.out} and {options.plot} are written")
 
 
