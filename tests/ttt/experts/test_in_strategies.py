@@ -59,13 +59,13 @@ def test_counts_of_a_document_are_the_same_however_it_is_scored(strategy):
 
 @pytest.mark.parametrize("strategy", ["packed", "joined", "phased"])
 def test_the_audit_passes_them_and_sees_them_act(strategy):
-    audit = Audit(documents=3, max_tokens=40, flips=2)
+    audit = Audit(documents=4, max_tokens=40, flips=2)
     chosen = STRATEGIES[strategy](experts={name.partition("_scored")[0]: EXPERTS[name] for name in EXPERTS})
     small, scope = audit.scope(chosen)
     assert "ngram_tilt: hints from contexts of at most 2 tokens" in scope and "tap_in: matches" in scope
     model = tiny_model(scramble=0.1)
     model.set_plan("looped")
-    checks = audit.run(model, chosen, repetitive([40, 30, 20]), BENCH)
+    checks = audit.run(model, chosen, repetitive([40, 30, 20, 16]), BENCH)
     assert [check for check in checks if check.verdict == "fail"] == []
-    scorer, _ = run(small, repetitive([40, 30, 20]))
+    scorer, _ = run(small, repetitive([40, 30, 20, 16]))
     assert all(gain.positions > 10 for gain in scorer.gains().values())
