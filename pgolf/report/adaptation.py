@@ -40,7 +40,8 @@ def document_bpb(documents: Documents, path: Path) -> Path | None:
     share = f"{np.mean(gain > 0):.0%} of {len(gain)} documents improve"
     title(right, f"Gain: {share}\n(line: mean weighted by bytes)")
     for axes in (left, right):
-        axes.set_xscale("log")
+        if size.max() >= 10 * size.min():  # below a decade the labels of a logarithmic axis overlap
+            axes.set_xscale("log")
         axes.set_xlabel("document length, bytes")
     return save(drawing, path)
 
