@@ -29,6 +29,7 @@ RUN_ENTRIES = (
     "pgolf.quant.container",
     "pgolf.quant.packer",
     "pgolf.score.scorer",
+    "pgolf.ttt.fixed",
 )
 """What every run needs beside the modules that its configuration names: it trains, compresses, loads and scores."""
 
