@@ -79,7 +79,9 @@ class Scorer:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """A copy would be a second ledger, to try things out on: there is one pass."""
-        raise self._refuse("C4", "a scorer cannot be copied: the text is scored once, and not tried out on a copy first")
+        raise self._refuse(
+            "C4", "a scorer cannot be copied: the text is scored once, and not tried out on a copy first"
+        )
 
     @property
     def refusal(self) -> RuleBroken | None:
