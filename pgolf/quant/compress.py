@@ -1,7 +1,5 @@
 """From a state dict to an artifact: rules choose a scheme for each tensor, and a coder packs the symbols."""
 
-import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,27 +12,26 @@ from pgolf.errors import UserError
 from pgolf.model.gpt import GPT
 from pgolf.model.roles import parameter_roles
 from pgolf.quant import packer
+from pgolf.quant.attempt import Attempt
 from pgolf.quant.budget import Reading
 from pgolf.quant.calibration import Text, TrainingText
 from pgolf.quant.coders import CODERS
 from pgolf.quant.container import StoredTensor
 from pgolf.quant.encoded import Encoded
 from pgolf.quant.estimate import by_class, estimate
-from pgolf.quant.header import Header
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.outcome import class_rows, error_norm, tensor_row
 from pgolf.quant.packer import RowOrder
 from pgolf.quant.qat import Calibrate, LateQat, WeightRounding
 from pgolf.quant.rotation import Online as Turns
-from pgolf.quant.rotation import Site, marked
+from pgolf.quant.rotation import Site
 from pgolf.quant.rotations import Rotation
 from pgolf.quant.rules import Choice, Chooser, Rule
 from pgolf.quant.schemes.awq_lite import AwqLite
 from pgolf.quant.schemes.lqer import Lqer
 from pgolf.quant.schemes.plain import encode_exact
-from pgolf.quant.schemes.scheme import Adjustable, Scheme
+from pgolf.quant.schemes.scheme import Scheme
 from pgolf.quant.schemes.sdclip import Gptq
-from pgolf.quant.target import fill, first_guess
 
 __all__ = ["Compressor", "Rule", "by_class"]
 
@@ -181,7 +178,7 @@ class Compressor:
         if self.rotation is not None:
             sites, metadata = self.rotation.sites(roles), {**metadata, "rotation": self.rotation.description}
             state, calibrations = self.rotation.rotated(state, roles, calibrations)
-        attempt = _Attempt(self, state, calibrations, metadata, sites, console)
+        attempt = Attempt(self, state, calibrations, metadata, sites, console)
         if self.target_bytes is None:
             attempt.make(choices)
         else:
@@ -251,70 +248,6 @@ class Compressor:
         """
         shapes = {name: tuple(shape) for name, shape in shapes.items()}
         return estimate(self.chooser.choose(shapes, roles, set(shapes) - set(roles)), shapes, self.coder)
-
-
-class _Attempt:
-    """One artifact in memory, made again for every try of its size."""
-
-    def __init__(
-        self,
-        tool: Compressor,
-        state: Mapping[str, Tensor],
-        calibrations: Mapping[str, Calibration],
-        metadata: dict[str, Any],
-        sites: Mapping[str, Site],
-        console: Console,
-    ):
-        self._tool, self._state, self._calibrations = tool, state, calibrations
-        self._metadata, self._sites, self._console = metadata, sites, console
-        self.stored: list[StoredTensor] = []
-        self.header: Header
-        self.coded: list[bytes] = []
-
-    def make(self, choices: list[Choice]) -> int:
-        """Quantise and pack; the size of the file."""
-        tool = self._tool
-        choices = tool.protect(choices, self._state, self._calibrations)
-        self.stored = tool.quantise(choices, self._state, self._calibrations, self._console)
-        program = CODERS[tool.coder].program
-        needed = f" (an external program, which loading needs too: {shutil.which(program)})" if program else ""
-        self._console.say(f"packing {len(self.stored)} tensors with {tool.coder}{needed}")
-        self.header, self.coded = packer.build(
-            [replace(one, encoded=marked(one.encoded, self._sites.get(one.name))) for one in self.stored],
-            self._metadata,
-            coder=tool.coder,
-            byte_shuffle=tool.byte_shuffle,
-            row_order=tool.row_order,
-        )
-        return packer.file_size(self.header, self.coded)
-
-    def fill(self, choices: list[Choice], target_bytes: int) -> None:
-        """Make the artifact with the steps that fill the target."""
-        adjustable = _adjustable(choices)
-        missing = [name for name in adjustable if name not in self._calibrations]
-        if missing or not adjustable:
-            what = f"tensor {missing[0]} was not calibrated" if missing else "no tensor has steps that could change"
-            raise UserError(f"quant.target_bytes={target_bytes:,} cannot be filled: {what}.")
-        problems, made = [], math.nan
-        for name, scheme in adjustable.items():
-            weight = self._state[name].detach().float().cpu()
-            problems.append((weight, scheme.base_steps(weight, self._calibrations[name].cpu())))
-        weights = sum(weight.numel() for weight, _ in problems)
-
-        def size_of(factor: float) -> int:
-            nonlocal made
-            scaled = {name: scheme.coarser(factor) for name, scheme in adjustable.items()}
-            made = factor
-            return self.make([replace(one, scheme=scaled.get(one.name, one.scheme)) for one in choices])
-
-        chosen = fill(size_of, first_guess(problems, 8 * target_bytes), target_bytes, weights, self._console)
-        if made != chosen:
-            size_of(chosen)
-
-
-def _adjustable(choices: list[Choice]) -> dict[str, Adjustable]:
-    """The schemes with steps that can change, by the name of the tensor."""
-    return {one.name: one.scheme for one in choices if isinstance(one.scheme, Adjustable)}
 
 
 def _encode(choice: Choice, tensor: Tensor, calibration: Calibration | None) -> Encoded:
