@@ -123,10 +123,13 @@ class GlobalSGD:
         last = rows * (group.rank + 1) // group.world_size * self.sequence_tokens
         optimizer.zero_grad(set_to_none=False)
         if last > first:
-            inputs, targets = tokens[first:last], tokens[first + 1 : last + 1]
-            context = Context(attention, self._packing(inputs).to(group.device))
+            # A smear gate reads the token before a row: the one before this process's first row comes along, as a
+            # piece of its own that no attention crosses, so that rows see the same whoever has them.
+            lead = min(first, 1)
+            inputs, targets = tokens[first - lead : last], tokens[first + 1 : last + 1]
+            context = Context(attention, self._packing(inputs, lead).to(group.device))
             with model.precision.autocast(group.device):
-                logits = model.logits(model(inputs[None].to(group.device), context), context)
+                logits = model.logits(model(inputs[None].to(group.device), context)[:, lead:], context)
             loss = torch.nn.functional.cross_entropy(logits[0], targets.to(group.device), reduction="sum")
             # mean_ divides by the number of processes, which this undoes: the gradient is that of the mean over the
             # whole step
@@ -139,12 +142,13 @@ class GlobalSGD:
             torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
         optimizer.step()
 
-    def _packing(self, inputs: Tensor) -> Packing:
-        """Boundaries of one flat row of whole rows, inputs int64 [rows * sequence_tokens]."""
-        starts = torch.arange(len(inputs)) % self.sequence_tokens == 0
+    def _packing(self, inputs: Tensor, lead: int) -> Packing:
+        """Boundaries of one flat row of whole rows, inputs int64 [lead + rows * sequence_tokens]."""
+        starts = (torch.arange(len(inputs)) - lead) % self.sequence_tokens == 0
         if self.boundaries == "both":
             starts |= inputs == BOS_ID
         elif self.boundaries == "documents":
             starts = inputs == BOS_ID
+        starts[: lead + 1] = True
         positions = starts.nonzero().squeeze(1).numpy()
         return Packing.from_cu_seqlens(build_cu_seqlens(positions, len(inputs), self.sequence_tokens, bucket=64))

@@ -81,7 +81,8 @@ class Phased:
         global phase all occur within a few documents; and what was made smaller. For the audit's sample."""
         small = copy.copy(self)
         small.sgd = copy.copy(self.sgd)
-        small.sgd.chunk_tokens = small.sgd.sequence_tokens = min(32, self.sgd.sequence_tokens)
+        small.sgd.sequence_tokens = min(16, self.sgd.sequence_tokens)
+        small.sgd.chunk_tokens = 2 * small.sgd.sequence_tokens  # rows for two processes
         small.chunks = self.chunks.at_most(32)
         small.context_tokens = min(self.context_tokens, 2 * small.chunks.largest)
         small.rows = min(self.rows, 2)
@@ -178,13 +179,10 @@ class Phased:
         for windows in self._windows(scorer, batch):
             # the longest documents of a batch come first, so those that end here come last; they learn nothing more
             going = sum(window.score_end < scorer.span(window.document)[1] for window in windows)
-            if going < len(windows):
-                with torch.no_grad():
-                    _scored(model, scorer, windows[going:], bench, adapters.rows(going, len(windows)), phase)
+            nats = scorer.score(windows, _log_probs(model, scorer, windows, going, bench, adapters), phase)
             if going:
                 learning = windows[:going], bench, adapters.rows(0, going)
-                nats = _scored(model, scorer, *learning, phase)
-                self._learn(optimizer, nats, partial(_again, model, scorer, *learning))
+                self._learn(optimizer, nats[:going], partial(_again, model, scorer, *learning))
         if self.lora.warm_start and rows == self.rows:
             learned[chain] = adapters.learned()
 
@@ -239,10 +237,20 @@ class _Phases:
             )
 
 
-def _scored(model: GPT, scorer: Scorer, windows: list[Window], bench: Bench, adapters: LoraRows, phase: int) -> Tensor:
-    """Nats [n, chunk] of `windows`, in the ledger: one forward, for the score and (outside no_grad) the gradient."""
-    log_probs = window_log_probs(model, scorer, windows, bench.attention, adapters)
-    return scorer.score(windows, log_probs, phase)
+def _log_probs(
+    model: GPT, scorer: Scorer, windows: list[Window], going: int, bench: Bench, adapters: BatchedLora
+) -> Tensor:
+    """Log-probabilities [n, chunk, V] of `windows`, from one forward for the first `going`, which the gradient needs
+    as well, and one without it for the others, whose documents end."""
+    found = []
+    if going:
+        found.append(window_log_probs(model, scorer, windows[:going], bench.attention, adapters.rows(0, going)))
+    if going < len(windows):
+        with torch.no_grad():
+            rest = adapters.rows(going, len(windows))
+            found.append(window_log_probs(model, scorer, windows[going:], bench.attention, rest))
+    longest = max(part.shape[1] for part in found)
+    return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in found])
 
 
 def _again(model: GPT, scorer: Scorer, windows: list[Window], bench: Bench, adapters: LoraRows) -> Tensor:
