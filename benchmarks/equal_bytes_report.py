@@ -105,19 +105,18 @@ def table(rows: list[Row]) -> str:
     """Markdown: damage of every quantiser, mean over the models, and the ratios to SDClip at the same bytes."""
     models = list(dict.fromkeys(row.model for row in rows))
     lines = [
-        f"Means over {len(models)} models: {', '.join(models)}.",
+        f"Means over n of {len(models)} models: {', '.join(models)}.",
         "",
         "Ratios are damage over that of SDClip at the same bytes, the largest of the models in brackets.",
         "",
-        "| bytes | quantiser | bpb | unseen, nats | KL, nats | ratios: bpb | unseen | KL | e H e | F e H e | s |",
-        "|" + 11 * "---|",
+        "| bytes | quantiser | n | bpb | unseen, nats | KL, nats | ratios: bpb | unseen | KL | e H e | F e H e | s |",
+        "|" + 12 * "---|",
     ]
     for (share, name), cell in sorted(cells(rows).items(), key=lambda one: -one[0][0]):
         ratios = " | ".join(f"{mean(cell.ratios[key]):.2f} ({max(cell.ratios[key]):.2f})" for key in COMPARED)
-        lines.append(
-            f"| {share:.0%} | {name} | {mean(cell.bpb):+.5f} | {mean(cell.unseen):+.5f} | {mean(cell.divergence):.5f} "
-            f"| {ratios} | {mean(cell.seconds):.0f} |"
-        )
+        means = f"{mean(cell.bpb):+.5f} | {mean(cell.unseen):+.5f} | {mean(cell.divergence):.5f}"
+        head = f"{share:.0%} | {name} | {len(cell.bpb)}"
+        lines.append(f"| {head} | {means} | {ratios} | {mean(cell.seconds):.0f} |")
     return "\n".join(lines) + "\n"
 
 
