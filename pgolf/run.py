@@ -20,7 +20,7 @@ import torch
 from pgolf.audit.artifact import artifact_check, validation_files
 from pgolf.audit.checks import Check, not_probed, table
 from pgolf.audit.figures import of_stages
-from pgolf.audit.seal import sealed
+from pgolf.audit.seal import BEFORE_SCORING, WHILE_SCORING, sealed
 from pgolf.console import Console, Silent
 from pgolf.data.baselines import baselines
 from pgolf.data.dataset import Dataset
@@ -67,10 +67,10 @@ def execute(
     return _finish(shop)
 
 
-def _no_validation(shop: Workshop, what: str) -> contextlib.AbstractContextManager[None]:
+def _no_validation(shop: Workshop, what: str, why: str = BEFORE_SCORING) -> contextlib.AbstractContextManager[None]:
     """Validation files stay closed; for the scores in the middle of training the text is read before."""
     _ = shop.validation
-    return sealed(validation_files(shop.dataset), what)
+    return sealed(validation_files(shop.dataset), what, why)
 
 
 def evaluate(
@@ -165,7 +165,8 @@ def _finish(shop: Workshop) -> dict[str, Any]:
     loaded, seconds = _load(shop)
     record.stage("load", lambda: {"seconds": seconds})
     record.stage("post_quant", lambda: score(shop, "post_quant", loaded))
-    record.stage("final", lambda: score(shop, "final", _load(shop)[0], shop.recipe.ttt))
+    with _no_validation(shop, type(shop.recipe.ttt).__name__, WHILE_SCORING):
+        record.stage("final", lambda: score(shop, "final", _load(shop)[0], shop.recipe.ttt))
     record.stage("audit", lambda: _audit(shop, loaded))
     record.stage("samples", lambda: {"samples": _samples(shop, loaded)})
     summary = summarise(shop, sum(parameter.numel() for parameter in loaded.parameters()))

@@ -9,6 +9,7 @@ from pgolf.audit.checks import CLAIMS, Check, Verdict, decided, not_probed
 from pgolf.audit.figures import Reported
 from pgolf.audit.flips import Flip
 from pgolf.audit.policies import Policies
+from pgolf.audit.seal import SealBroken
 from pgolf.audit.trace import Stage, Trace
 
 NORMALISATION_LIMIT = 1e-5
@@ -21,13 +22,16 @@ STOPPED = {"C1": "C1a", "C2": "C2a", "C3": "C3a", "C4": "C4a"}
 def stopped(trace: Trace) -> list[Check]:
     """The checks of a strategy that the scorer stopped: the refusal, and what could not be probed any more."""
     assert trace.refusal is not None
-    identity = STOPPED[trace.refusal.condition]
-    refused = Check(identity, "fail", len(trace.positions), None, f"the scorer stopped the strategy: {trace.refusal}")
+    if isinstance(trace.refusal, SealBroken):
+        identity, told = "C2b", str(trace.refusal)
+    else:
+        identity, told = STOPPED[trace.refusal.condition], f"the scorer stopped the strategy: {trace.refusal}"
+    refused = Check(identity, "fail", len(trace.positions), None, told)
     peeked = trace.scorer.peeked or trace.scorer.ledger.strangers
     also = [ownership(trace)] if peeked and identity != "C2b" else []
     known = {identity, *(check.id for check in also)}
     rest = [name for name in CLAIMS if name[0] == "C" and name not in known] + ["M1", "M2"]
-    return [refused, *also, *(not_probed(name, "the scorer stopped the strategy") for name in rest)]
+    return [refused, *also, *(not_probed(name, "the strategy was stopped") for name in rest)]
 
 
 def normalisation(trace: Trace) -> Check:

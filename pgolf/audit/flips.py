@@ -50,24 +50,27 @@ class Flips:
             return reason_check("C1a", reason, self.null)
         moves = [(difference(self.first, one.trace, self.first.upto(one.position)), one.position) for one in changed]
         probed = sum(len(self.first.upto(one.position)) for one in changed)
-        more, looked_at = self._targets_by_document()
+        more, looked_at = self._by_document(later_too=False)
         return self._judge("C1a", moves + more, probed + looked_at, "changes of one token")
 
-    def _targets_by_document(self) -> tuple[list[tuple[float, int]], int]:
-        """As single changes, many at a time: where nothing but learning reaches another document and optimisers stand
-        still, a token can be changed in every document in the same run. None where documents are not isolated."""
+    def _by_document(self, later_too: bool) -> tuple[list[tuple[float, int]], int]:
+        """As single changes (later_too: as changes of all that is scored from a place on), many at a time: where
+        nothing but learning reaches another document and optimisers stand still, every document can have its own in
+        the same run. None where documents are not isolated."""
         if self.still is None:
             return [], 0
         order, documents = self.first.scorer.ledger.order, self.stage.charged_to(self.first.positions)
         moves, looked_at = [], 0
         for _ in range(self.flips):
-            chosen = [self.generator.choice(own) for own in self._ordinary_by_document() if len(own)]
-            tokens = self.stage.changed(np.array(chosen), self.generator, self.vocabulary)
-            run = self.stage.run(tokens, frozen=True)
+            ordinary = [own for own in self._ordinary_by_document() if len(own)]
+            chosen = [int(self.generator.choice(own)) for own in ordinary]
+            later = [own[order[own] >= order[at]] for own, at in zip(ordinary, chosen, strict=True)]
+            places = np.sort(np.concatenate(later)) if later_too else np.array(chosen)
+            run = self.stage.run(self.stage.changed(places, self.generator, self.vocabulary), frozen=True)
             for position in chosen:
                 own = self.first.positions[documents == self.stage.document_of[position]]
                 earlier = own[order[own] <= order[position]]
-                moves.append((difference(self.still, run, earlier), int(position)))
+                moves.append((difference(self.still, run, earlier), position))
                 looked_at += len(earlier)
         return moves, looked_at
 
@@ -91,7 +94,8 @@ class Flips:
             earlier = self.first.upto(int(by_order[at]))
             moves.append((difference(self.first, self.stage.run(tokens), earlier), int(by_order[at])))
             probed += len(earlier)
-        return self._judge("C1b", moves, probed, "changes of all that is scored from a place on")
+        more, looked_at = self._by_document(later_too=True)
+        return self._judge("C1b", moves + more, probed + looked_at, "changes of all that is scored from a place on")
 
     def isolation_check(self, policies: Policies) -> Check:
         """C1c: change every other document while optimisers stand still, and look at the ones between. When they do

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Literal
 
 from pgolf.audit import byte_checks, entries
+from pgolf.audit.artifact import validation_files
 from pgolf.audit.checks import CLAIMS, Check, not_probed
 from pgolf.audit.figures import Reported, of_total
 from pgolf.audit.flips import Flips
@@ -75,7 +76,9 @@ class Audit:
         dataset: where the validation text comes from, for what can only be checked with its tokenizer. reported: the
         figures of finished scorings of the whole text, by stage. thorough: what a run leaves to `pgolf audit`, too.
         """
-        stage = Stage(model, self.scope(strategy)[0], sample_of(validation, self.documents, self.max_tokens), bench)
+        sample = sample_of(validation, self.documents, self.max_tokens)
+        files = validation_files(dataset) if dataset is not None else []
+        stage = Stage(model, self.scope(strategy)[0], sample, bench, files)
         first = stage.run()
         figures = dict(reported or {}) or _of_sample(first)
         scored = entries.stopped(first) if first.refusal is not None else self._probes(stage, first, figures, thorough)

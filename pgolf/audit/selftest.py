@@ -12,7 +12,7 @@ from pgolf.audit.probe import Audit
 from pgolf.audit.specimens import bad_strategies as bad
 from pgolf.audit.specimens import good
 from pgolf.audit.specimens.artifacts import Pipeline
-from pgolf.audit.specimens.ground import LENGTHS, small_dataset, small_text, tiny_model
+from pgolf.audit.specimens.ground import LENGTHS, TEXT_VOCABULARY, small_dataset, small_text, tiny_model
 from pgolf.audit.specimens.texts import BAD_TEXTS, GOOD_TEXTS
 from pgolf.console import Console, Silent
 from pgolf.data.dataset import Dataset
@@ -34,6 +34,7 @@ BAD_STRATEGIES: dict[str, tuple[Strategy, str, dict[str, Any]]] = {
     "rescoring": (bad.RescoresEverything(), "C4a", {}),
     "best of two passes": (bad.BestOfTwo(), "C4a", {}),
     "word gate that reads the realised token": (bad.WordGateTilt(), "C1a", {}),
+    "lower of two costs": (bad.LowerOfTwoCosts(), "C1b", {}),
     "attention without a mask": (bad.LooksAhead(), "C1a", {}),
     "smear gate across documents": (bad.SmearsAcrossDocuments(), "C1c", {}),
     "later documents first": (bad.LearnsBackwards(), "C1d", {"order": "text"}),
@@ -73,6 +74,7 @@ def specimens(workplace: Path, random_configurations: int = RANDOM_CONFIGURATION
     for name, (strategy, expected, policies) in BAD_STRATEGIES.items():
         yield name, expected, partial(probe, strategy, smear=True, **policies)
     dataset = small_dataset(workplace / "data")
+    yield "validation files read by a strategy", "C2b", partial(_beside_files, dataset)
     for name, (text, expected) in BAD_TEXTS.items():
         yield name, expected, partial(text, dataset)
     for name, pipeline in BAD_ARTIFACTS.items():
@@ -88,6 +90,11 @@ def specimens(workplace: Path, random_configurations: int = RANDOM_CONFIGURATION
 
 def _artifact(pipeline: Pipeline, dataset: Dataset, workplace: Path) -> list[Check]:
     return [artifact_check(pipeline.make, dataset, workplace)]
+
+
+def _beside_files(dataset: Dataset) -> list[Check]:
+    model, strategy = tiny_model(TEXT_VOCABULARY), bad.ReadsTheFiles(dataset.files("val"))
+    return Audit(**SETTINGS).run(model, strategy, dataset.validation(), BENCH, dataset=dataset)
 
 
 def probe(strategy: Strategy, smear: bool = False, **policies: Any) -> list[Check]:

@@ -2,13 +2,16 @@
 
 import contextlib
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pgolf.audit.recorder import Recorder, fingerprint, learning_frozen
+from pgolf.audit.seal import WHILE_SCORING, SealBroken, sealed
 from pgolf.audit.watch import WatchedScorer
 from pgolf.console import Silent
 from pgolf.data.validation import ValidationSet
@@ -57,7 +60,7 @@ class Trace:
     vectors: Tensor
     scorer: WatchedScorer
     recorder: Recorder
-    refusal: RuleBroken | None
+    refusal: RuleBroken | SealBroken | None
 
     def vector(self, position: int) -> Tensor:
         """Log-probabilities fp32 [V] of one position."""
@@ -81,10 +84,13 @@ def difference(a: Trace, b: Trace, positions: np.ndarray) -> float:
 
 
 class Stage:
-    """A strategy, a model and a sample, set up anew for every run."""
+    """A strategy, a model and a sample, set up anew for every run. files: those that the text was read from, which stay
+    closed while the strategy runs: a change of the sample would not show what is read there."""
 
-    def __init__(self, model: GPT, strategy: Strategy, sample: ValidationSet, bench: Bench) -> None:
-        self.model, self.strategy, self.sample = model, strategy, sample
+    def __init__(
+        self, model: GPT, strategy: Strategy, sample: ValidationSet, bench: Bench, files: Iterable[Path] = ()
+    ) -> None:
+        self.model, self.strategy, self.sample, self.files = model, strategy, sample, list(files)
         self.loaded = fingerprint(model)
         self.group = Group(0, 1, model.tok_emb.weight.device)
         self.bench = replace(bench, console=Silent(), log=lambda event: None)
@@ -108,11 +114,12 @@ class Stage:
         recorder = Recorder(model)
         sample = self.sample if tokens is None else replace(self.sample, tokens=tokens)
         scorer = WatchedScorer(sample, self.group, recorder)
-        refusal = None
+        refusal: RuleBroken | SealBroken | None = None
+        name = type(self.strategy).__name__
         try:
-            with learning_frozen() if frozen else contextlib.nullcontext():
+            with learning_frozen() if frozen else contextlib.nullcontext(), sealed(self.files, name, WHILE_SCORING):
                 self.act(model, scorer, self.bench)
-        except RuleBroken as broken:
+        except (RuleBroken, SealBroken) as broken:
             refusal = broken
         finally:
             recorder.close()

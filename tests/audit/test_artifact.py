@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from pgolf.audit.artifact import artifact_check, validation_files, with_other_validation
+from pgolf.audit.probe import Audit
 from pgolf.audit.seal import SealBroken, sealed
-from pgolf.audit.specimens.ground import small_dataset
+from pgolf.audit.specimens.bad_strategies import ReadsTheFiles
+from pgolf.audit.specimens.ground import TEXT_VOCABULARY, small_dataset, tiny_model
+from pgolf.console import Silent
+from pgolf.kernels.attend import sdpa
+from pgolf.ttt.fixed import Chunked
+from pgolf.ttt.strategy import Bench
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +73,20 @@ def test_sealed_files_cannot_be_opened(dataset, read):
         with pytest.raises(SealBroken):
             dataset.validation()
     assert len(read(files[0])) > 0
+
+
+def test_a_strategy_that_opens_validation_files_fails_by_name_and_any_other_does_not(dataset):
+    """No change of the sample would show what comes from the file."""
+    audit, bench = Audit(documents=3, max_tokens=24, flips=1), Bench(0, sdpa, Silent())
+
+    def checks_of(strategy):
+        found = audit.run(tiny_model(TEXT_VOCABULARY), strategy, dataset.validation(), bench, dataset=dataset)
+        return {check.id: check for check in found}
+
+    caught = checks_of(ReadsTheFiles(dataset.files("val")))
+    assert [name for name, check in caught.items() if check.verdict == "fail"] == ["C2b"]
+    assert "ReadsTheFiles opened" in caught["C2b"].detail and "from the scorer" in caught["C2b"].detail
+    assert caught["C1a"].verdict == "not probed"
+    legal = checks_of(Chunked(sequence_tokens=8, rows=2))
+    assert "fail" not in {check.verdict for check in legal.values()}
+    assert len(dataset.files("val")[0].read_bytes()) > 0  # open again

@@ -42,7 +42,8 @@ def test_texts_and_artifacts_are_judged_right(tmp_path, monkeypatch):
     result = self_test(tmp_path, Silent(), random_configurations=0)
     assert result["verdict"] == "pass", result
     tried = {one["name"]: one["caught"] for one in result["specimens"]}
-    assert len(tried) == len(BAD_TEXTS) + len(BAD_ARTIFACTS) + 2
+    assert len(tried) == len(BAD_TEXTS) + len(BAD_ARTIFACTS) + 3
+    assert tried["validation files read by a strategy"] == ["C2b"]
     assert tried["byte sidecar off by one"] == ["B1"] and tried["scales calibrated on validation"] == ["D6"]
 
 
