@@ -54,18 +54,20 @@ HEADERS = [
 LEAD = """\
 # Techniques
 
-Every option of every group, made from the configuration files by `python scripts/catalogue.py`. `key=value` goes on the command
-line as it stands. *parameters*, *estimated bytes* and *operations a token* (forward, after recurrence has started) are the change
-from the group's default in the frontier model at full size; empty where an option is no part of the model. *chosen by*: the presets
-of published results that choose it (`pgolf records NAME` has their figures; **bold**: numbers of their own script are reproduced, see
-`scripts/parity.py`). *here*: the effect that was measured with this code at a small scale, bits per byte, negative is better.
-Published gains of single options are not listed: records changed several things at once.
+Every option of every group, made from the configuration files by `python scripts/catalogue.py`. `key=value` goes on
+the command line as it stands. *parameters*, *estimated bytes* and *operations a token* (forward, after recurrence has
+started) are the change from the group's default in the frontier model at full size; empty where an option is no part
+of the model. *chosen by*: the presets of published results that choose it (`pgolf records NAME` has their figures;
+**bold**: numbers of their own script are reproduced, see `scripts/parity.py`). *here*: the effect that was measured
+with this code at a small scale, bits per byte, negative is better. Published gains of single options are not listed:
+records changed several things at once.
 """
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a group: the key that chooses it, its job at full scale where it costs parameters or bytes, what its file says."""
+    """One option of a group. key: what chooses it; job: at full scale, where it costs parameters or bytes; text: what its
+    file says."""
 
     group: str
     name: str
