@@ -66,8 +66,8 @@ records changed several things at once.
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a group. key: what chooses it; job: at full scale, where it costs parameters or bytes; text: what its
-    file says."""
+    """One option of a group. key: what chooses it; job: at full scale, where it costs parameters or bytes; text: what
+    its file says."""
 
     group: str
     name: str
