@@ -30,18 +30,42 @@ class Budget:
 
     def __init__(self, max_seconds: float | None, total: float, scorer: Scorer, bench: Bench) -> None:
         self._limit, self._total, self._scorer, self._bench = max_seconds, total, scorer, bench
-        self._begun, self._foretold, self._told = bench.clock(), False, 0.0
+        self._begun, self._foretold, self._told, self._cut = bench.clock(), False, 0.0, False
         self._why = OUT_OF_TIME
         self.done = 0.0
 
     def spent(self) -> bool:
         """Whether to end here. Says once, early, how long all of it will take."""
-        elapsed, asked = self._scorer.group.largest([self.elapsed(), float(self._bench.asked())])
-        if not self._foretold and self.done >= EARLY * self._total:
-            self._foretold = True
-            self._foretell(elapsed * self._total / self.done)
+        asked_here = self._why == INTERRUPTED or self._bench.asked()
+        elapsed, asked, cut = self._scorer.group.largest([self.elapsed(), float(asked_here), float(self._cut)])
+        self._look_ahead(elapsed, self.done)
         self._why = INTERRUPTED if asked else OUT_OF_TIME
-        return bool(asked) or (self._limit is not None and elapsed >= self._limit)
+        return bool(asked or cut) or self._over(elapsed)
+
+    def break_off(self, ahead: float) -> bool:
+        """Asked by each process for itself, between the steps of a long batch: whether to leave the rest of it. Then
+        `spent` and `broken_off` are true for all. ahead: what is done of batches that `done` does not count yet."""
+        elapsed = self.elapsed()
+        self._look_ahead(elapsed, self.done + ahead)
+        if self._bench.asked():
+            self._why = INTERRUPTED
+        self._cut = self._cut or self._why == INTERRUPTED or self._over(elapsed)
+        return self._cut
+
+    def broken_off(self) -> bool:
+        """Whether some process left a batch unfinished. All must ask together."""
+        cut, asked = self._scorer.group.largest([float(self._cut), float(self._why == INTERRUPTED)])
+        self._why = INTERRUPTED if asked else OUT_OF_TIME
+        return bool(cut)
+
+    def _over(self, elapsed: float) -> bool:
+        return self._limit is not None and elapsed >= self._limit
+
+    def _look_ahead(self, elapsed: float, done: float) -> None:
+        """Foretell, once, when `done` is enough to judge by."""
+        if not self._foretold and done >= EARLY * self._total:
+            self._foretold = True
+            self._foretell(elapsed * self._total / done)
 
     def elapsed(self) -> float:
         """Seconds since scoring began."""

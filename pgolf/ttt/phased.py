@@ -116,18 +116,24 @@ class Phased:
         with bench.console.task(bench.title, sum(length - 1 for length in lengths)) as task:
             for position, batch in enumerate(queue):
                 chain = position % dealt
+                behind = group.world_size - position % group.world_size  # batches of this round that are not counted
                 if chain % group.world_size == group.rank:
-                    self._score_batch(model, scorer, batch, phases.done, bench, learned, chain)
-                    budget.tell(task, always=True, finished=phases.count + len(batch.documents), scored=batch.documents)
+                    whole = self._score_batch(model, scorer, batch, phases.done, bench, learned, chain, budget, behind)
+                    finished = {"finished": phases.count + len(batch.documents), "scored": batch.documents}
+                    budget.tell(task, always=True, **(finished if whole else {}))
                 budget.done += work[position]
                 phases.finished.append(batch)
-                if position + 1 < len(queue) and phases.due():
+                last = position + 1 == len(queue)
+                if (last or phases.due()) and budget.broken_off():
+                    budget.stop()
+                    return
+                if not last and phases.due():
                     begin = budget.elapsed()
                     phases.learn(model, scorer, bench)
                     learned.clear()
                     span = {"phase": phases.done, "begin": begin, "end": budget.elapsed()}
                     bench.log({"event": "phase", "stage": bench.title, "documents": phases.count, **span})
-                if (position + 1) % group.world_size == 0 and position + 1 < len(queue) and budget.spent():
+                if (position + 1) % group.world_size == 0 and not last and budget.spent():
                     budget.stop()
                     return
         scorer.synchronise()
@@ -171,12 +177,19 @@ class Phased:
         bench: Bench,
         learned: dict[int, dict[str, Tensor]],
         chain: int,
-    ) -> None:
+        budget: Budget,
+        behind: int,
+    ) -> bool:
+        """One batch; False when the budget broke it off, and the rest of it is not scored."""
         first = self._first_a(batch, phase, learned.get(chain))
         rows = len(batch.documents)
         adapters = BatchedLora(model, rows, self.lora, bench.seed, f"ttt/lora/{batch.index}", first)
         optimizer = self.lora.optimizer(list(adapters.parameters()))
+        done = 0
         for windows in self._windows(scorer, batch):
+            if done and budget.break_off(float(done * behind)):
+                return False
+            done += sum(window.width for window in windows)
             # the longest documents of a batch come first, so those that end here come last; they learn nothing more
             going = sum(window.score_end < scorer.span(window.document)[1] for window in windows)
             nats = scorer.score(windows, _log_probs(model, scorer, windows, going, bench, adapters), phase)
@@ -185,6 +198,7 @@ class Phased:
                 self._learn(optimizer, nats[:going], partial(_again, model, scorer, *learning))
         if self.lora.warm_start and rows == self.rows:
             learned[chain] = adapters.learned()
+        return True
 
     def _learn(self, optimizer: torch.optim.Optimizer, nats: Tensor, again: Callable[[], Tensor]) -> None:
         """The step on a chunk that cost `nats` [n, chunk], and before it the inner ones, each on what `again` gives."""

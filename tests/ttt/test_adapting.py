@@ -172,7 +172,7 @@ def test_steps_of_several_rows_and_rows_that_do_not_fill_a_chunk():
 
 
 @pytest.mark.parametrize(
-    "strategy", [phased(max_seconds=1.5, rows=1, phases=1, prefix_docs=1), score_first_sgd(max_seconds=9.5)]
+    "strategy", [phased(max_seconds=10.5, rows=1, phases=1, prefix_docs=1), score_first_sgd(max_seconds=9.5)]
 )
 def test_when_the_time_is_up_the_rest_is_left_out_by_name(strategy):
     validation = documents([40, 38, 36, 34])

@@ -54,6 +54,28 @@ def test_asked_to_end_the_batch_under_way_is_the_last(made):
     assert 0 < scorer.total().tokens < sum(LENGTHS) - 1 and "asked to end with" in notes.said[-1]
 
 
+def test_a_batch_of_adapters_is_broken_off_between_its_chunks():
+    """The longest documents come first, and a batch of them may take longer than there is time."""
+    validation, notes, events = documents(LENGTHS), Notes(), []
+    bench = replace(BENCH, console=notes, clock=clock(1.0), log=events.append)
+    scorer, _ = run(phased(rows=4, phases=1, prefix_docs=4, max_seconds=2.5), validation, bench=bench)
+    found, total = scorer.coverage, scorer.total()
+    assert found.policy == OUT_OF_TIME and found.documents == 0 and total.tokens == 3 * 4 * 8
+    assert "more than ttt.max_seconds=2.5" in notes.said[0] and "0 of 4 documents" in notes.said[-1]
+    assert not any("finished" in event for event in events)  # nothing is said to be finished
+
+
+def test_a_last_batch_that_is_asked_to_end_is_no_score():
+    looks = []
+
+    def asked():
+        looks.append(None)
+        return len(looks) > 15  # in the last of four documents, each its own batch: 4 looks inside and 1 after
+
+    scorer, _ = run(phased(rows=1), documents(LENGTHS), bench=replace(BENCH, asked=asked))
+    assert scorer.coverage.policy == INTERRUPTED and scorer.coverage.documents == 3
+
+
 def test_events_tell_how_the_score_came_about():
     events = []
     scorer, _ = run(
