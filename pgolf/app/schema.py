@@ -72,7 +72,19 @@ def check(config: dict[str, Any]) -> list[Problem]:
     allow(config.get("allow_targets"))
     problems = _check_arguments("", config, signature_of(run), "the configuration")
     problems += _check_packages(config.get("allow_targets"))
+    problems += _check_parts(config)
     return problems + _walk("", config)
+
+
+def _check_parts(config: dict[str, Any]) -> list[Problem]:
+    """What the root declares as an object must be a node: a plain value in its place would be found out when the run
+    comes to that part, after training."""
+    parts = [name for name, kind in typing.get_type_hints(run).items() if kind is object and name in config]
+    return [
+        Problem(name, config[name], "expected a node with a _target_; set its keys one by one, or choose an option")
+        for name in parts
+        if not is_node(config[name])
+    ]
 
 
 def _check_packages(packages: Any) -> list[Problem]:

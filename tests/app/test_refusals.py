@@ -99,6 +99,8 @@ def test_a_wrong_name_on_the_command_line(conf: Path, override: str, expected: s
         ("kernels=fast", "one of auto"),
         ("launch.nproc=all", "a whole number or null"),
         ("quant.schemes.matrix=6", "expected a part"),
+        ("audit=none", "expected a node"),
+        ("audit=null", "expected a node"),
     ],
 )
 def test_a_wrong_type(conf: Path, override: str, expected: str) -> None:
