@@ -183,6 +183,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, metadata = read(path)
     try:
         turns = rotation.of_metadata(metadata)
+        rotation.check_count(tensor.encoded for tensor in tensors)
     except ValueError as error:
         raise UserError(f"{path}: {error}. Use the pgolf that wrote it.") from error
     state: dict[str, Tensor] = {}

@@ -83,6 +83,8 @@ def _decode_rows(parts: Parts, shape: Shape) -> Tensor:
     if "group_starts" in parts:
         size, group_scales = int(parts["group_size"]), torch.from_numpy(parts["group_scales"]).float()
         _require(group_scales.shape == symbols.shape[:1], "scales of groups and rows differ")
+        groups = len(parts["group_starts"])
+        _require(size >= 1 and (groups - 1) * size < symbols.shape[1], "groups of columns overlap")
         for start in parts["group_starts"].tolist():
             columns = slice(start, start + size)
             values[:, columns] = symbols[:, columns] * group_scales[:, None]
@@ -154,7 +156,7 @@ def _decode_steps(parts: Parts, shape: Shape) -> Tensor:
     values = torch.from_numpy(symbols).float()
     if "trellis_segment" in parts:
         segment = int(parts["trellis_segment"])
-        _require(segment >= 1, "a segment of the trellis has no rows")
+        _require(1 <= segment < 1 << 16, "a segment of the trellis has no rows, or too many")
         codebooks = trellis_codebooks(symbols, segment)
         values = values + (0.5 * torch.from_numpy(codebooks).float() - 0.25)
     return values * grid_steps(torch.from_numpy(steps))[:, None]

@@ -17,6 +17,10 @@ MAX_HEADER_BYTES = 1 << 23
 """Size of a header after decompression; that of the published models is near 10 kB."""
 MAX_RAW_BYTES = 1 << 30
 """Size of all streams after decompression; a model of 100 million weights stays below it even in float32."""
+MAX_ELEMENTS = 1 << 28
+"""Elements of all tensors, and of all their parts: what they decode to is bounded too, not only what is stored."""
+MAX_STREAMS = 1 << 10
+"""Streams; that of the published models is near 30. Each takes its time, however short it is."""
 MAX_DIMENSIONS = 8
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float16", "float32", "float64", "bool")
 STRIDES = (1, 2, 4, 8)
@@ -100,6 +104,11 @@ def _header(value: dict[str, Any]) -> Header:
     header = Header(_typed(value["coder"], str), _typed(value["metadata"], dict), schemes, streams, tensors)
     if sum(stream.raw for stream in streams) > MAX_RAW_BYTES:
         raise ValueError(f"the streams hold more than {MAX_RAW_BYTES} bytes")
+    if len(streams) > MAX_STREAMS:
+        raise ValueError(f"it has {len(streams)} streams, and at most {MAX_STREAMS} are read")
+    shapes = [row.shape for row in tensors], [shape for row in tensors for _, shape in row.parts.values()]
+    if any(sum(map(math.prod, one)) > MAX_ELEMENTS for one in shapes):
+        raise ValueError(f"the tensors have more than {MAX_ELEMENTS} elements")
     if len({row.name for row in tensors}) != len(tensors):
         raise ValueError("two tensors have one name")
     _check_fill(header)
@@ -155,7 +164,7 @@ def _row(value: dict[str, Any]) -> Row:
 
 def _shape(value: Any) -> Shape:
     shape = tuple(_count(size) for size in _typed(value, list))
-    if len(shape) > MAX_DIMENSIONS or math.prod(shape) > 8 * MAX_RAW_BYTES or max(shape, default=0) > MAX_RAW_BYTES:
+    if len(shape) > MAX_DIMENSIONS or math.prod(shape) > MAX_ELEMENTS or max(shape, default=0) > MAX_ELEMENTS:
         raise ValueError("a shape is too large")
     return shape
 

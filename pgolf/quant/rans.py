@@ -25,6 +25,9 @@ EVERY_ROW, PERIOD = 64, 8
 """Estimates are renewed in each of the first rows, later once in so many."""
 NARROW = 64
 """Matrices with fewer columns than this, and more rows, are coded with rows and columns exchanged."""
+MAX_STEPS = 1 << 20
+"""Steps of the decoder, a chunk of a row each, in one artifact: half a minute on one core. The published models take
+some 80,000. Without it a file of 335 bytes could keep a reader busy for hours: a table of one value needs no words."""
 
 TRELLIS = np.array([[0, 1], [2, 3], [5, 4], [7, 6], [1, 0], [3, 2], [4, 5], [6, 7]], np.uint8)
 """Next state by state and parity. The eight-state code of Ungerboeck, as in JPEG 2000 Part 2: a state's lowest bit
@@ -39,6 +42,16 @@ def is_exchanged(shape: Shape) -> bool:
 def coded_shape(shape: Shape) -> Shape:
     """The shape of a matrix as it is coded."""
     return (shape[1], shape[0]) if is_exchanged(shape) else shape
+
+
+def check_steps(shapes: Sequence[Shape], lanes: int) -> None:
+    """ValueError when matrices of these shapes take more than MAX_STEPS steps with so many lanes."""
+    coded = [coded_shape(shape) for shape in shapes]
+    steps = sum(rows * -(-cols // lanes) for rows, cols in coded)
+    if steps > MAX_STEPS:
+        raise ValueError(
+            f"its {len(shapes)} matrices take {steps:,} steps with {lanes} lanes, the limit is {MAX_STEPS:,}"
+        )
 
 
 def magnitude_units(symbols: Ints, shift: npt.ArrayLike) -> Ints:
@@ -202,6 +215,7 @@ def decode(payloads: Sequence[bytes], shapes: Sequence[Sequence[Shape]]) -> list
     try:
         (lanes,) = struct.unpack_from("<H", payloads[0])
         reader = Reader(lanes, payloads[0][2 : 2 + 4 * lanes])
+        check_steps([shape for stream in shapes for shape in stream], lanes)
         bodies = [payloads[0][2 + 4 * lanes :], *payloads[1:]]
         matrices = [reader.stream(body, one) for body, one in zip(bodies, shapes, strict=True)]
     except (struct.error, zlib.error, IndexError) as error:

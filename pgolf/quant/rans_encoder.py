@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pgolf.quant.rans import LOW
+from pgolf.errors import UserError
+from pgolf.quant.rans import LOW, check_steps
 from pgolf.quant.rans_forms import CODE_BITS, Matrix, Prepared, histograms, prepare
 from pgolf.quant.rans_side import FORM, HEAD, REPEATS, SHIFTS, Form, Side
 from pgolf.quant.rans_tables import CLASSES, PRECISION, Ints, gaussian_weights, normalise, weight_of_code
@@ -22,13 +23,20 @@ LEAST_SYMBOLS = 4096
 
 
 def encode(streams: Sequence[Sequence[Matrix]]) -> list[bytes]:
-    """The payload of every stream of matrices; `pgolf.quant.rans.decode` reads them, all in order."""
+    """The payload of every stream of matrices; `pgolf.quant.rans.decode` reads them, all in order.
+
+    Raises UserError when that would take it too many steps.
+    """
     if not streams:
         return []
     prepared = [[prepare(matrix) for matrix in stream] for stream in streams]
     total = sum(one.values.size for stream in prepared for one in stream)
     widest = max((one.values.shape[1] for stream in prepared for one in stream), default=1)
     lanes = max(1, min(MAX_LANES, widest, total // SYMBOLS_PER_LANE))
+    try:
+        check_steps([matrix.symbols.shape for stream in streams for matrix in stream], lanes)
+    except ValueError as error:
+        raise UserError(f"quant.coder=rans cannot code this model: {error}. Choose another coder.") from error
     states = np.full(lanes, LOW, np.int64)
     payloads = []
     for stream in reversed(prepared):  # the decoder begins where the encoder ends

@@ -9,6 +9,7 @@ header marks the tensors ("rows@attn_in" in place of "rows"), and the metadata n
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
@@ -22,6 +23,8 @@ SITES: tuple[Site, ...] = get_args(Site)
 """Inputs of queries, keys and values; of the output projection of attention; of the MLP; of its second half."""
 KINDS = ("internal_only", "online")
 MARK = "@"
+MAX_ROTATIONS = 8
+"""Different rotations of one artifact: each takes its time. A model has one for each site."""
 MAX_SIZE = 1 << 13
 """Inputs of a rotated matrix, at most: a rotation takes memory that the sizes in a header do not bound."""
 
@@ -92,6 +95,13 @@ def of_metadata(metadata: dict[str, Any]) -> Online | None:
     if not isinstance(named, dict) or named.get("kind") not in KINDS or type(named.get("seed")) is not int:
         raise ValueError(f"the rotation {str(named)[:80]} is unknown; this version knows {', '.join(KINDS)}")
     return Online(named["seed"]) if named["kind"] == "online" else None
+
+
+def check_count(tensors: Iterable[Encoded]) -> None:
+    """ValueError when these tensors need more than MAX_ROTATIONS different rotations."""
+    needed = {(one.decoder.partition(MARK)[2], one.shape[-1:]) for one in tensors if MARK in one.decoder}
+    if len(needed) > MAX_ROTATIONS:
+        raise ValueError(f"its tensors need {len(needed)} different rotations, and at most {MAX_ROTATIONS} are made")
 
 
 def marked(encoded: Encoded, site: str | None) -> Encoded:

@@ -58,6 +58,8 @@ def fill(size_of: Callable[[float], int], guess: float, target_bytes: int, weigh
         console.say(f"steps x {2.0**at:.4g}: {size:,} of {target_bytes:,} bytes")
         if size <= target_bytes:
             high = at
+            if best is not None and size <= best[0] and at <= best[1] - 1:
+                break  # steps of half the width or less changed nothing: they are the finest that there are
             if best is None or size > best[0]:
                 best = (size, at)
             if size >= (1 - TOLERANCE) * target_bytes:

@@ -21,11 +21,12 @@ from hypothesis.extra import numpy as hnp
 
 from pgolf.errors import UserError
 from pgolf.files import sha256_bytes
-from pgolf.quant import container, header, packer
+from pgolf.quant import container, header, packer, rans, rotation
 from pgolf.quant.container import StoredTensor
 from pgolf.quant.encoded import DECODERS, Encoded, decode
 from pgolf.quant.header import MAGIC, PRELUDE
 from pgolf.quant.hessian import Calibration
+from pgolf.quant.rans_side import FORM, HEAD
 from pgolf.quant.schemes import Binary, Gptq, Half, Int8Rows, Lqer, Ternary
 
 BOUND = 1 << 26
@@ -234,3 +235,77 @@ def test_parts_that_do_not_belong_together(decoder: str, parts: dict[str, np.nda
 def test_little_does_not_become_much(decoder: str, parts: dict[str, np.ndarray], shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="fit together"):
         decode(Encoded(decoder, "x", shape, parts))
+
+
+def forged(path: Path, rows: int, cols: int, lanes: int) -> None:
+    """A file of some hundred bytes under right checksums: a matrix of zeros, whose symbols need no words."""
+    side = zlib.compress(HEAD.pack(0, 0, 0, 0, 0, 0) + FORM.pack(1, 1, 0, 0, 0))
+    coded = struct.pack(f"<H{lanes}II", lanes, *[1 << 16] * lanes, len(side)) + side
+    stream = {"name": "matrix/symbols/a", "dtype": "int8", "stride": 1, "coding": "rans", "raw": rows * cols}
+    stream |= {"coded": len(coded), "crc32": zlib.crc32(coded), "sha256": sha256_bytes(bytes(rows * cols))[:32]}
+    step = b"\0\0\0"
+    other = {"name": "matrix/steps/int16", "dtype": "int16", "stride": 1, "coding": "bytes", "raw": 2, "coded": 3}
+    other |= {"crc32": zlib.crc32(step), "sha256": sha256_bytes(step[1:])[:32]}
+    parts = {"symbols": [0, [rows, cols]], "steps": [1, [1]]}
+    tensor = {"name": "a", "role": "matrix", "dtype": "float32", "shape": [rows, cols], "scheme": 0, "parts": parts}
+    parsed = {"coder": "rans", "metadata": {}, "schemes": [["steps", "x"]], "streams": [stream, other]}
+    path.write_bytes(assemble(parsed | {"tensors": [tensor]}, coded + step))
+
+
+def test_a_small_file_does_not_keep_the_reader_busy(tmp_path: Path) -> None:
+    """Symbols that need no words cost bytes nothing and the decoder a step each."""
+    path = tmp_path / "artifact.pgolf"
+    forged(path, 128, 64, lanes=1)
+    state, _ = container.load(path)
+    assert state["a"].shape == (128, 64) and not state["a"].any()
+    forged(path, 1 << 15, 64, lanes=1)
+    assert path.stat().st_size < 1000
+    with pytest.raises(UserError, match="2,097,152 steps with 1 lanes"):
+        container.load(path)
+
+
+def test_matrices_that_a_reader_would_refuse_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rans, "MAX_STEPS", 1000)
+    tensor = StoredTensor("a", "matrix", "float32", Int8Rows().quantise(torch.randn(1001, 64)))
+    with pytest.raises(UserError, match=r"quant\.coder=rans cannot code this model.*another coder"):
+        packer.write(tmp_path / "artifact.pgolf", [tensor], {}, coder="rans")
+
+
+def test_what_decodes_to_too_much_is_refused_by_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "artifact.pgolf"
+    packer.write(path, example(), {}, coder="brotli")
+    parsed, streams = parts_of(path.read_bytes())
+    lying = json.loads(json.dumps(parsed))
+    for tensor in lying["tensors"]:
+        tensor["shape"] = [1 << 14, 1 << 13]  # each of them would be allowed
+    path.write_bytes(assemble(lying, streams))
+    with pytest.raises(UserError, match="more than 268435456 elements"):
+        container.load(path)
+    empty = {"dtype": "int8", "stride": 1, "coding": "bytes", "raw": 0, "coded": 0, "crc32": 0, "sha256": "0"}
+    parsed["streams"] += [{"name": str(index), **empty} for index in range(1024)]
+    path.write_bytes(assemble(parsed, streams))
+    with pytest.raises(UserError, match="at most 1024 are read"):
+        container.load(path)
+
+
+def test_rotations_of_many_sizes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "artifact.pgolf"
+    encoded = [rotation.marked(Int8Rows().quantise(torch.ones(2, size)), "attn_in") for size in range(100, 109)]
+    tensors = [StoredTensor(f"a{index}", "matrix", "float32", one) for index, one in enumerate(encoded)]
+    packer.write(path, tensors, {"rotation": {"kind": "online", "seed": 1}}, coder="none")
+    with pytest.raises(UserError, match="9 different rotations"):
+        container.load(path)
+
+
+@pytest.mark.parametrize("segment", [0, 1 << 16])
+def test_segments_of_a_trellis_are_bounded(segment: int) -> None:
+    parts = {"symbols": np.ones((2, 2), np.int8), "steps": np.zeros(2, np.int16), "trellis_segment": np.array(segment)}
+    with pytest.raises(ValueError, match="no rows, or too many"):
+        decode(Encoded("steps", "x", (2, 2), parts))
+
+
+def test_groups_of_columns_are_counted() -> None:
+    parts = {"symbols": np.ones((2, 4), np.int8), "scales": np.ones(2, np.float16), "group_size": np.array(2)}
+    parts |= {"group_scales": np.ones(2, np.float16), "group_starts": np.zeros(3, np.int32)}
+    with pytest.raises(ValueError, match="groups of columns overlap"):
+        decode(Encoded("rows", "x", (2, 4), parts))

@@ -40,6 +40,7 @@ def test_finest_steps_below_the_target_are_taken_and_said() -> None:
     console = Told()
     chosen = fill(lambda factor: min(size(factor), 600_000), 1.0, 900_000, 1_000_000, console)
     assert size(chosen) >= 600_000
+    assert sum(line.startswith("steps x") for line in console.lines) <= 4  # each try quantises and packs the model
     assert any("is not filled: 600,000 bytes" in line for line in console.lines)
 
 
