@@ -6,7 +6,7 @@ not import Hydra, parts are plain objects and plain partials, and an error names
 
 import functools
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
@@ -112,15 +112,28 @@ class blaming:
         """Translate the errors that a configuration can cause; let all others through."""
         if isinstance(error, BuildError) or not isinstance(error, REFUSALS):
             return
-        owners = {_code(target): key for key, target in _targets(self.node, self.key)}
-        running = [owners[frame.f_code] for frame, _ in traceback.walk_tb(trace) if frame.f_code in owners]
+        owners: dict[Any, list[tuple[str, Any]]] = {}
+        for key, target, node in _targets(self.node, self.key):
+            owners.setdefault(_code(target), []).append((key, node))
+        frames = [frame for frame, _ in traceback.walk_tb(trace) if frame.f_code in owners]
+        running = [_likeliest(owners[frame.f_code], frame.f_locals) for frame in frames]
         reason = str(error) if str(error) else type(error).__name__
         raise BuildError(running[-1] if running else self.key, reason) from error
 
 
-def _targets(value: Any, key: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+def _likeliest(nodes: list[tuple[str, Any]], arguments: Mapping[str, Any]) -> str:
+    """The key of the node, among some of one target, with the most of its arguments as they are in the call."""
+
+    def alike(node: Any) -> int:
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in node.items()}
+        return sum(name in arguments and arguments[name] == value for name, value in values.items())
+
+    return max(nodes, key=lambda one: alike(one[1]))[0]
+
+
+def _targets(value: Any, key: str) -> Iterator[tuple[str, Callable[..., Any], Any]]:
     if is_node(value):
-        yield key, locate(value["_target_"])
+        yield key, locate(value["_target_"]), value
     if isinstance(value, dict):
         for name, child in value.items():
             yield from _targets(child, f"{key}.{name}")

@@ -69,6 +69,7 @@ def _build_model(config: dict[str, Any], parts: dict[str, Any]) -> None:
         if isinstance(parts.get("train"), Trainer):
             with blaming(config["train"], "train"):
                 parts["train"].activation(list(model.plans))
+                parts["train"].averaging(model)
         if "optim" in parts:
             with blaming(config["optim"], "optim"):
                 parts["optim"](model)

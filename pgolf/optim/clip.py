@@ -36,7 +36,7 @@ class GlobalNorm:
     local = False
 
     def __init__(self, *, norm: float) -> None:
-        if norm <= 0.0:
+        if not norm > 0.0:  # nor NaN
             raise ValueError(f"clip norm={norm} must be positive")
         self.norm = norm
 
@@ -66,7 +66,8 @@ class LyapunovNorm(GlobalNorm):
     """`norm`, tightened while the gradient grows: with the growth rate r = mean of ln(g[i+1] / g[i]) over the last
     `window` norms before clipping, max(norm * exp(-5 r), floor) when r > threshold (public search log of the contest).
 
-    Four norms are needed before it acts. Raises ValueError for a floor above `norm` and a window under 4.
+    Four norms are needed before it acts. Raises ValueError for a floor above `norm`, a window under 4 and a negative
+    threshold, which would lengthen gradients.
     """
 
     def __init__(self, *, norm: float, threshold: float = 0.05, window: int = 20, floor: float = 0.1) -> None:
@@ -75,6 +76,8 @@ class LyapunovNorm(GlobalNorm):
             raise ValueError(f"clip floor={floor} must be positive and at most norm={norm}")
         if window < 4:
             raise ValueError(f"clip window={window} must be at least 4")
+        if not threshold >= 0.0:
+            raise ValueError(f"clip threshold={threshold} must not be negative")
         self.threshold, self.floor = threshold, floor
         self.history: deque[float] = deque(maxlen=window)
 

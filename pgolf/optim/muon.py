@@ -3,6 +3,7 @@
 Source: Jordan et al., Muon (2024); banks shared out over ranks: PR 1530.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -56,8 +57,8 @@ class Muon(torch.optim.Optimizer):
     with roundings of its own, which err about as much as the published ones (`orthogonalise_by_gram`).
 
     After `shard`, each rank owns a share of the matrices: a step averages the gradients of the ranks itself.
-    Raises ValueError for a parameter that is not a matrix and for a number of iterations that the coefficients do not
-    have.
+    Raises ValueError for a parameter that is not a matrix, for a number of iterations that the coefficients do not have
+    and for a rate, momentum or decay out of range.
     """
 
     def __init__(
@@ -99,6 +100,9 @@ class Muon(torch.optim.Optimizer):
             raise RuntimeError("Muon has begun to step: parameter groups can be added before the first step alone")
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        for name, most in (("lr", math.inf), ("momentum", 1.0), ("weight_decay", math.inf)):
+            if not 0.0 <= group[name] < most:
+                raise ValueError(f"{name}={group[name]} of Muon must lie in [0, {most:g})")
         steps, polar = group["newton_schulz_steps"], group["coefficients"] == "polar_express"
         if steps < 1 or (polar and steps > len(POLAR_EXPRESS)):
             raise ValueError(

@@ -89,18 +89,21 @@ class Warmdown:
 
 class StepWarmdown:
     """Multiplier of the first published baseline: linear to 0 over the last `steps` steps, whose length in seconds is
-    guessed from the steps so far (2026-03-17). max_seconds=None: over the last `steps` of max_steps.
+    guessed from the steps so far (2026-03-17). max_seconds=None: over the last `steps` of max_steps, which nothing else
+    needs.
 
     With a budget in seconds on a slow machine the last `steps` steps are all of them, so the fall starts at once; the
-    published runs knew. Raises ValueError when steps or max_steps is negative.
+    published runs knew. Raises ValueError when steps or max_steps is negative, or both limits are None.
     """
 
     turns: Sequence[Turn] = ()  # they depend on the speed of the machine
 
-    def __init__(self, *, steps: int, max_steps: int, max_seconds: float | None) -> None:
-        if steps < 0 or max_steps < 0:
+    def __init__(self, *, steps: int, max_steps: int | None, max_seconds: float | None) -> None:
+        if steps < 0 or (max_steps is not None and max_steps < 0):
             raise ValueError(f"warmdown steps={steps} and max_steps={max_steps} must not be negative")
-        self.steps, self.max_steps, self.max_seconds = steps, max_steps, max_seconds
+        if max_steps is None and max_seconds is None:
+            raise ValueError("the warmdown has no end: set its max_steps or max_seconds")
+        self.steps, self.max_steps, self.max_seconds = steps, max_steps or 0, max_seconds
 
     def at(self, position: Position) -> float:
         """Multiplier at `position`."""
@@ -115,11 +118,16 @@ class StepWarmdown:
 
 
 class MomentumRamp:
-    """Momentum that goes linearly from `start` to `end` over the first `steps` steps."""
+    """Momentum that goes linearly from `start` to `end` over the first `steps` steps.
+
+    Raises ValueError when steps < 1, or start or end is not in [0, 1).
+    """
 
     def __init__(self, *, start: float, end: float, steps: int) -> None:
         if steps < 1:
             raise ValueError(f"momentum ramp steps={steps} must be at least 1")
+        if not (0.0 <= start < 1.0 and 0.0 <= end < 1.0):
+            raise ValueError(f"momentum ramp start={start} and end={end} must lie in [0, 1)")
         self.start, self.end, self.steps = start, end, steps
 
     @property

@@ -1,5 +1,6 @@
 """Training settings that cannot be, in sentences, before any work."""
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,11 @@ def _reasons(train: "Trainer") -> Iterator[str]:
     if train.max_steps is None and train.max_seconds is None:
         yield "training has no end: set train.max_steps or train.max_seconds"
     if (train.max_steps is not None and train.max_steps < 1) or (
-        train.max_seconds is not None and train.max_seconds <= 0
+        train.max_seconds is not None and not 0 < train.max_seconds < math.inf
     ):
-        yield "train.max_steps must be at least 1 and train.max_seconds positive"
+        yield "train.max_steps must be at least 1 and train.max_seconds positive and finite"
+    if not train.checkpoint_seconds >= 0.0:
+        yield f"train.checkpoint_seconds={train.checkpoint_seconds} must not be negative (0: after every step)"
     yield from _batches(train)
     moments = train.loop_at if isinstance(train.loop_at, list) else [train.loop_at]
     if not moments or sorted(set(moments)) != moments or not 0.0 <= moments[0] <= moments[-1] <= 1.0:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pgolf.app.check import problems_of, require_valid
-from pgolf.app.compose import composer
+from pgolf.app.compose import composer, config_directory
 from pgolf.errors import ConfigError
 
 
@@ -241,3 +241,15 @@ def test_scale_comes_last_and_the_command_line_after_it(conf: Path) -> None:
     assert dim("experiment=big") == 256  # it overrides the scale
     assert dim("experiment=big", "scale=mini") == 64
     assert dim("experiment=big", "scale=mini", "model.dim=96") == 96
+
+
+def test_the_shipped_optimisers_are_blamed_by_their_own_key() -> None:
+    """Several nodes of one class: that whose arguments were refused; and what training makes later is tried too."""
+    assert only(problems(config_directory(), "optim.embedding.betas=[0.9,1.5]")).startswith("optim.embedding:")
+    assert "decay=1.2 must lie" in only(
+        problems(config_directory(), "train/averaging=several_decays", "train.averaging.decays=[0.9,1.2]")
+    )
+    assert (
+        problems(config_directory(), "train/schedule=step_warmdown", "train.max_steps=null", "train.max_seconds=20")
+        == []
+    )

@@ -65,7 +65,9 @@ def test_policies_say_whose_gradient_they_clip():
     [
         (lambda: GlobalNorm(norm=0.0), "norm=0.0"),
         (lambda: LyapunovNorm(norm=0.05), "floor=0.1.*at most norm=0.05"),
+        (lambda: GlobalNorm(norm=float("nan")), "norm=nan"),
         (lambda: LyapunovNorm(norm=0.3, window=3), "window=3"),
+        (lambda: LyapunovNorm(norm=0.3, threshold=-0.1), "threshold=-0.1"),
     ],
 )
 def test_impossible_policies_are_refused(make, message):

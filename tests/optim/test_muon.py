@@ -208,6 +208,14 @@ def test_impossible_parts_are_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", -0.1), ("lr", float("nan")), ("momentum", 1.0), ("weight_decay", -1)]
+)
+def test_numbers_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value} of Muon must lie in"):
+        Muon(parameters(), **{"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1, **PLAIN, name: value})
+
+
 @pytest.mark.parametrize("options", [PLAIN, POLAR], ids=["stock", "polar"])
 def test_the_gram_form_trains_as_the_direct_one(options):
     ours, others = parameters(dtype=torch.float64), parameters(dtype=torch.float64)

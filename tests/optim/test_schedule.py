@@ -93,6 +93,9 @@ def test_the_baselines_warmdown_guesses_the_length_of_a_step():
         (lambda: Warmdown(fraction=0.0, floor=0.1), "fraction"),
         (lambda: MomentumRamp(start=0.8, end=0.9, steps=0), "steps=0"),
         (lambda: StepWarmdown(steps=-1, max_steps=1, max_seconds=None), "steps=-1"),
+        (lambda: StepWarmdown(steps=1, max_steps=None, max_seconds=None), "no end"),
+        (lambda: MomentumRamp(start=-0.1, end=0.9, steps=10), "start=-0.1"),
+        (lambda: MomentumRamp(start=0.8, end=1.0, steps=10), "end=1.0"),
         (lambda: Taper(start=1.0, final=0.5), "start=1.0"),
         (lambda: Activation(first="plain", starts={"a": 0.5, "b": 0.5}), "different parts"),
         (lambda: Stages(stages=[(1024, 0.5)]), "the last at 1"),
@@ -126,9 +129,9 @@ def test_a_budget_in_seconds_needs_the_length_of_a_step():
 
 def test_planned_and_actual_lie_side_by_side():
     moments = positions(max_steps=4, max_seconds=None, points=5)
-    ramp = {"momentum": MomentumRamp(start=0.0, end=1.0, steps=4)}
-    table = planned_and_actual(ramp, moments, {"momentum": [0, 0.2, 0.5, 0.75, 1.0], "loss": [1]})
-    assert table["momentum"] == [0, 0.25, 0.5, 0.75, 1.0] and table["momentum_actual"][1] == 0.2
+    ramp = {"momentum": MomentumRamp(start=0.0, end=0.8, steps=4)}
+    table = planned_and_actual(ramp, moments, {"momentum": [0, 0.1, 0.4, 0.6, 0.8], "loss": [1]})
+    assert table["momentum"] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8]) and table["momentum_actual"][1] == 0.1
     with pytest.raises(ValueError, match="recorded 1 times in 5 steps"):
         planned_and_actual(ramp, moments, {"momentum": [0.1]})
 

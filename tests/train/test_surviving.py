@@ -21,9 +21,10 @@ from tests.train.small import Spoken, losses, train
 
 @pytest.fixture(autouse=True)
 def _handlers():
-    """SIGTERM raises as it does in a process of pgolf; all handlers are put back."""
+    """Both signals raise as they do in a process of pgolf; all handlers are put back."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, interrupts.terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

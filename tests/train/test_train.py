@@ -104,6 +104,9 @@ def test_training_leaves_no_thread_behind(tmp_path):
     [
         ({"max_steps": None}, "no end"),
         ({"max_steps": 0}, "at least 1"),
+        ({"max_seconds": float("nan")}, "positive and finite"),
+        ({"max_seconds": float("inf")}, "positive and finite"),
+        ({"checkpoint_seconds": -5.0}, "checkpoint_seconds=-5.0"),
         ({"batch_tokens": 500}, "batch_tokens=500 is not a multiple"),
         ({"sequence_tokens": 257}, "sequence_tokens=257"),
         ({"loader": SequentialLoader, "sequence_tokens": 60}, "256 is not a multiple of train.sequence_tokens=60"),
