@@ -23,7 +23,7 @@ class BehindReference:
     """
 
     def __init__(self, *, reference: str, behind_nats: float, after_steps: int, window: int) -> None:
-        if behind_nats <= 0.0:
+        if not behind_nats > 0.0:
             raise ValueError(
                 f"behind_nats={behind_nats} must be positive: a step is noisy, an equal run would be stopped"
             )

@@ -51,7 +51,9 @@ def test_steps_without_a_counterpart_and_short_windows_give_no_verdict(tmp_path)
     assert short.reason(20, 1.0, ALONE) is None  # the reference ended before
 
 
-@pytest.mark.parametrize("changes", [{"behind_nats": 0.0}, {"window": 0}, {"after_steps": -1}])
+@pytest.mark.parametrize(
+    "changes", [{"behind_nats": 0.0}, {"behind_nats": float("nan")}, {"window": 0}, {"after_steps": -1}]
+)
 def test_impossible_settings_are_refused(tmp_path, changes):
     with pytest.raises(ValueError, match="must"):
         watch(str(tmp_path), **changes)
