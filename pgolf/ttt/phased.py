@@ -94,6 +94,9 @@ class Phased:
             f"{small.rows} documents a batch, {small.phases} phases, chunks of {small.chunks.largest} tokens seen from "
             f"{small.context_tokens}, SGD steps of {small.sgd.chunk_tokens} tokens"
         )
+        if self.inner is not None:
+            small.inner = InnerSteps(steps=min(2, self.inner.steps), lr=self.inner.lr)
+            what += f", {small.inner.steps} inner steps"
         small.experts, also = small_experts(self.experts)
         return small, what + also
 

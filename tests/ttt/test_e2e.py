@@ -73,6 +73,13 @@ def test_inner_steps_pass_the_audit():
     assert [check for check in checks if check.verdict == "fail"] == []
 
 
+def test_the_audit_probes_fewer_inner_steps_and_says_so():
+    strategy = phased(inner=InnerSteps(steps=16, lr=0.002))
+    small, what = strategy.miniature(4)
+    assert (small.inner.steps, small.inner.lr) == (2, 0.002) and "2 inner steps" in what
+    assert strategy.inner.steps == 16 and phased(inner=InnerSteps(steps=1)).miniature(4)[0].inner.steps == 1
+
+
 def test_the_cost_of_what_was_scored_charges_nothing():
     scorer = Scorer(documents([12, 9]), ALONE)
     windows = [Window(0, 0, 1, 8), Window(1, 12, 13, 17)]
