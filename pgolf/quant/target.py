@@ -51,11 +51,13 @@ def fill(size_of: Callable[[float], int], guess: float, target_bytes: int, weigh
     that is said. Raises UserError when none fits.
     """
     best: tuple[int, float] | None = None
+    least = math.inf
     low, high = -math.inf, math.inf  # binary logarithms of factors known to be too fine, and fine enough
     at = math.log2(guess)
     for _ in range(TRIES):
         size = size_of(2.0**at)
         console.say(f"steps x {2.0**at:.4g}: {size:,} of {target_bytes:,} bytes")
+        least = min(least, size)
         if size <= target_bytes:
             high = at
             if best is not None and size <= best[0] and at <= best[1] - 1:
@@ -73,7 +75,7 @@ def fill(size_of: Callable[[float], int], guess: float, target_bytes: int, weigh
     if best is None:
         raise UserError(
             f"no steps make the artifact fit in quant.target_bytes={target_bytes:,}: what is stored without them, or "
-            "the model itself, is too large."
+            f"the model itself, is too large (the smallest that was made has {least:,} bytes)."
         )
     console.say(f"quant.target_bytes={target_bytes:,} is not filled: {best[0]:,} bytes is the nearest from below")
     return 2.0 ** best[1]
