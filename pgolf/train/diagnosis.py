@@ -68,7 +68,10 @@ def _gradient_hooks(model: nn.Module, found: list[str]) -> list[Any]:
     ]
 
 
-def finite(model: nn.Module) -> bool:
-    """Whether all parameters are numbers."""
-    norms = torch._foreach_norm([parameter.detach() for parameter in model.parameters()])
-    return bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
+def broken_weights(model: nn.Module) -> str | None:
+    """The first parameter that holds a NaN or an infinity, or numbers so large that their L2 norm is none; None when
+    all are sound."""
+    named = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(named.values()))])
+    sound = torch.isfinite(norms).tolist()
+    return next((name for name, well in zip(named, sound, strict=True) if not well), None)

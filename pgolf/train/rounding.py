@@ -98,7 +98,7 @@ class Switch:
         """Turn rounding on when this is its moment. UserError when the first steps show that too few will be left."""
         if progress.rounded_at is not None or self.declined:
             return
-        mean = seconds / max(progress.step, 1)
+        mean = seconds / progress.step if progress.step else 0.0  # what passed before the first step is no length
         timed = self.course.max_seconds is not None
         if timed and progress.step == FORECAST_AT:
             try:
@@ -109,7 +109,7 @@ class Switch:
             return
         left = self._left(progress.step, mean)
         at = {"step": progress.step, "fraction": fraction, "seconds": seconds, "steps_left": left}
-        if left < self.rounding.min_steps:
+        if left is not None and left < self.rounding.min_steps:
             self.declined = True
             self.log({"event": "qat", "state": "refused", **at})
             self.console.say(
@@ -121,8 +121,9 @@ class Switch:
         self.rounding.load_state_dict(self.group.gather(self.rounding.state_dict())[0])
         progress.rounded_at = progress.step
         self.log({"event": "qat", "state": "on", **at, "rounded": self.rounding.description})
+        rest = "a number that depends on their length" if left is None else f"about {left}"
         self.console.say(
-            f"quant.qat: weights are rounded from step {progress.step} on, with about {left} left "
+            f"quant.qat: weights are rounded from step {progress.step} on, with {rest} left "
             f"({self.rounding.description})"
         )
 
@@ -136,12 +137,13 @@ class Switch:
             self.log({"event": "qat", "state": "never"})
             self.console.say("note: quant.qat never came on: training ended before its moment")
 
-    def _left(self, step: int, seconds_per_step: float) -> int:
-        """Steps that are left, by the nearer limit; seconds are the leader's, so all processes agree."""
+    def _left(self, step: int, seconds_per_step: float) -> int | None:
+        """Steps that are left, by the nearer limit; seconds are the leader's, so all processes agree. None before the
+        first step of a budget in seconds."""
         course = self.course
         by_steps = course.max_steps - step if course.max_steps else None
         by_seconds = (
             int(course.max_seconds / seconds_per_step) - step if course.max_seconds and seconds_per_step > 0.0 else None
         )
         known = [one for one in (by_steps, by_seconds) if one is not None]
-        return min(known) if known else self.rounding.min_steps  # at step 0 of a budget in seconds nothing is known
+        return min(known) if known else None

@@ -21,7 +21,7 @@ from pgolf.train.batches import Taken
 from pgolf.train.checkpoint import Checkpoints
 from pgolf.train.clock import BudgetClock
 from pgolf.train.course import Course, Settings, logged
-from pgolf.train.diagnosis import finite, first_not_finite
+from pgolf.train.diagnosis import broken_weights, first_not_finite
 from pgolf.train.rounding import Switch
 from pgolf.train.state import Session
 
@@ -197,11 +197,10 @@ class Steps:
 
     def _refuse_broken_weights(self) -> None:
         progress = self.session.progress
-        if not finite(self.session.model):
-            found = first_not_finite(self.session.model, [], lambda batch: self.loss(batch, 0))
+        if (found := broken_weights(self.session.model)) is not None:
             raise UserError(
-                f"step {progress.step} left weights that are not numbers, first {found}: lower the learning rate of "
-                f"its role. {self._last_good()}"
+                f"step {progress.step} left weights that are not numbers or have no finite norm, first the parameter "
+                f"{found}: lower the learning rate of its role. {self._last_good()}"
             )
 
     def _remark_on_slowness(self, seconds: float) -> None:

@@ -129,11 +129,14 @@ def test_a_budget_in_seconds_is_forecast_from_its_first_steps(tmp_path: Path) ->
         timed(tmp_path, Ticking(0.1), when={"at_fraction": 0.5, "min_steps": 1000})
 
 
-def switch_of(min_steps: int) -> tuple[Switch, list[dict[str, Any]], Spoken]:
+def switch_of(min_steps: int, at_fraction: float = 0.5) -> tuple[Switch, list[dict[str, Any]], Spoken]:
     """A switch at half of a budget of 60 seconds."""
     trainer = Trainer(**{**SETTINGS, "max_steps": None, "max_seconds": 60.0})
     events, console = list[dict[str, Any]](), Spoken()
-    rounding, course = rounding_of(tiny_model(), min_steps), trainer.course(["plain", "looped"])
+    rounding, course = (
+        rounding_of(tiny_model(), min_steps, at_fraction=at_fraction),
+        trainer.course(["plain", "looped"]),
+    )
     return Switch(rounding, trainer.schedule, course, ALONE, console, events.append), events, console
 
 
@@ -157,6 +160,12 @@ def test_enough_steps_by_the_clock(tmp_path: Path) -> None:
     progress = Progress(step=100)
     switch.before_step(progress, 0.5, 30.0)
     assert progress.rounded_at == 100 and events[0]["steps_left"] == 100
+
+
+def test_before_the_first_step_of_a_budget_in_seconds_no_number_of_steps_is_known() -> None:
+    switch, events, console = switch_of(min_steps=100, at_fraction=0.0)
+    switch.before_step(progress := Progress(), 0.0, 1e-6)
+    assert progress.rounded_at == 0 and events[0]["steps_left"] is None and "depends on their length" in console.said[0]
 
 
 def test_a_run_that_ends_before_its_moment_says_so() -> None:

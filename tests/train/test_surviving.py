@@ -138,8 +138,9 @@ def poisoned(at: int, name: str, value: float):
     return {"model": model, "on": on}
 
 
-def test_weights_that_are_not_numbers_are_named_and_never_written(tmp_path):
-    spoilt = poisoned(4, "blocks.2.mlp.fc.weight", float("nan"))
+@pytest.mark.parametrize("value", [float("nan"), 1e30])  # the square of the other one is infinite
+def test_weights_that_are_not_numbers_are_named_and_never_written(tmp_path, value):
+    spoilt = poisoned(4, "blocks.2.mlp.fc.weight", value)
     with pytest.raises(UserError, match=r"step 4 left weights.*first the parameter blocks.2.mlp.fc.weight") as error:
         train(tmp_path, checkpoint_seconds=0.0, **spoilt)
     assert f"last good state is {tmp_path / 'checkpoint' / 'state.pgolf'}" in str(error.value)
