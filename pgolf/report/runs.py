@@ -195,6 +195,10 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 def _require_numbers(directory: Path, summary: dict[str, Any]) -> None:
     final = _lookup(summary, "stages.final")
+    missing = _lookup(summary, "stages.final.coverage.left_out")
+    if summary.get("val_bpb") is None and missing:
+        policy = _lookup(summary, "stages.final.coverage.policy")
+        raise UserError(f"no score of the validation text: {missing:,} positions are left out ({policy}).")
     needed = {
         "val_bpb": summary.get("val_bpb"),
         "val_loss": summary.get("val_loss"),

@@ -24,7 +24,7 @@ def test_a_run_is_read_whole(tmp_path):
     total = documents.nats["final"].sum() / documents.num_bytes.sum() / math.log(2)
     assert total == pytest.approx(run.val_bpb)
     events, problems = run.events()
-    assert problems == [] and {event["event"] for event in events} == {"step", "stage"}
+    assert problems == [] and {event["event"] for event in events} == {"step", "stage", "score", "phase"}
 
 
 def test_seeds_of_one_recipe_are_one_group(tmp_path):
@@ -39,6 +39,17 @@ def test_seeds_of_one_recipe_are_one_group(tmp_path):
 def test_a_directory_reached_twice_counts_once(tmp_path):
     fake_run(tmp_path / "all" / "one")
     assert len(find_runs([tmp_path, tmp_path / "all" / "one", tmp_path / "all"]).runs) == 1
+
+
+def test_a_run_that_left_positions_out_is_told_apart_from_a_damaged_one(tmp_path):
+    directory = fake_run(tmp_path / "run")
+    summary = json.loads((directory / "summary.json").read_text())
+    summary["val_bpb"] = None
+    summary["stages"]["final"]["coverage"] = {"policy": "max_seconds", "left_out": 1200}
+    (directory / "summary.json").write_text(json.dumps(summary))
+    found = find_runs([directory])
+    assert found.runs == [] and "no score of the validation text" in found.problems[0].reason
+    assert "1,200 positions are left out (max_seconds)" in found.problems[0].reason
 
 
 def _damage(directory, kind):
