@@ -1,5 +1,6 @@
 """From a state dict to an artifact: rules choose a scheme for each tensor, and a coder packs the symbols."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,12 @@ class Compressor:
     ):
         if coder not in CODERS:
             raise ValueError(f"coder={coder!r}: choose one of {', '.join(CODERS)}.")
+        program = CODERS[coder].program
+        if program is not None and shutil.which(program) is None:
+            raise ValueError(
+                f"coder={coder!r} needs the program {program}, which is not installed: install it (for example "
+                f"`apt-get install {program}`), or choose quant.coder=rans, which is smaller."
+            )
         if reading not in get_args(Reading):
             raise ValueError(f"reading={reading!r}: choose one of {', '.join(get_args(Reading))}.")
         for key, value in (

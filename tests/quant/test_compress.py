@@ -274,3 +274,11 @@ def test_estimate_of_the_published_shapes_is_near_the_published_size() -> None:
         ("matrix", 66),
         ("container", 1),
     ]
+
+
+def test_a_coder_whose_program_is_missing_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match=r"program lrzip, which is not installed.*quant\.coder=rans"):
+        Compressor(
+            matrix=Half(), embedding=Half(), head=None, scalar=Half(), gate=None, coder="lrzip", calibration_batches=1
+        )
