@@ -252,8 +252,20 @@ def conclude(request: Request, screen: Screen) -> Outcome:
         return _failed(request, screen, too_large, 1)
     write_status(request, "done", None)
     screen.log(table.line(summary))
+    _draw_schedules(request.directory, screen)
     valid = summary["audit"]["verdict"] == "pass"
     return Outcome("done", table.line(summary), 0 if valid else 1, summary)
+
+
+def _draw_schedules(directory: Path, screen: Screen) -> None:
+    """schedules.png of the run directory, planned and actual; a line in the log where it cannot be drawn."""
+    from pgolf.report.runs import read_run
+    from pgolf.report.settings import settings
+
+    try:
+        settings(read_run(directory), directory / "schedules.png")
+    except UserError as error:  # no matplotlib, or a full disk: the result stands
+        screen.log(f"no picture of the schedules: {error}")
 
 
 def guarded(request: Request, screen: Screen, action: Callable[[], Outcome], one_of_many: bool = False) -> Outcome:
