@@ -14,7 +14,7 @@ from .conftest import STEPS, Ground, only, succeed
 
 FILES = """
 .hydra/config.yaml .hydra/overrides.yaml config.json run.json status.json train.log metrics.jsonl
-checkpoint/state.pgolf model.safetensors artifact.pgolf code.zip wrapper.py scores.npz summary.json
+checkpoint/state.pgolf model.safetensors artifact.pgolf code.zip wrapper.py schedules.png scores.npz summary.json
 """
 KEYS = """
 val_bpb val_loss seed experiment digest model.parameters train.steps train.tokens train.seconds audit.verdict
