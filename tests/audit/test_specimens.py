@@ -24,7 +24,7 @@ def test_legal_adaptation_of_a_users_own_fails_none(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "strategy"), configurations(20), ids=lambda value: value if isinstance(value, str) else ""
+    ("name", "strategy"), list(configurations(20)), ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_no_false_alarm_on_random_legal_configurations(name, strategy):
     checks = probe(strategy)
