@@ -1,10 +1,13 @@
 """Shared by all tests."""
 
 import os
+import signal
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a shell ignores SIGINT for what it runs in the background, and children inherit that; tests of interruptions need it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pgolf.files import read_json, write_json
+from pgolf.register import FILE
 
 from .conftest import Ground, only, pgolf, succeed
 
@@ -18,7 +19,7 @@ def test_two_processes_agree_with_one(
 ) -> None:
     succeed(*ground.job(tmp_path, *overrides), launcher=launcher)
     directory = only(tmp_path)
-    assert directory.name == finished.name and [path.name for path in tmp_path.iterdir()] == [directory.name]
+    assert directory.name == finished.name and {path.name for path in tmp_path.iterdir()} == {directory.name, FILE}
     assert read_json(directory / "run.json")["world_size"] == 2
     two, one = (read_json(folder / "summary.json") for folder in (directory, finished))
     assert two["val_bpb"] == pytest.approx(one["val_bpb"], abs=1e-3)

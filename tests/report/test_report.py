@@ -100,11 +100,11 @@ def test_the_switch_is_found_in_the_step_events():
 
 
 def test_the_planned_schedule_is_the_one_of_the_optimizer():
-    schedule = pytest.importorskip("pgolf.optim.schedule")
+    optimizers = pytest.importorskip("pgolf.optim.schedule")
     config = fake_config(1)
     fractions = np.linspace(0, 1, 101)
     planned = schedule.planned_scale(config, fractions)
-    warmdown = schedule.Warmdown(fraction=0.75, floor=0.1)
+    warmdown = optimizers.Warmdown(fraction=0.75, floor=0.1)
     assert planned.tolist() == pytest.approx([warmdown(float(one)) for one in fractions])
     assert schedule.planned_budget(config, "max_steps") == 200
     assert schedule.planned_budget(config, "max_seconds") is None
