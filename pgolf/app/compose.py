@@ -6,6 +6,7 @@ The same loader, search path and override grammar as hydra.main; it makes no dir
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,12 @@ class Composer:
     def placed(self, group: str) -> str:
         """The key that chooses an option of `group`: with its package where one file of the group serves several parts
         (`quant/scheme@quant.matrix`, the first of them)."""
-        choices = self.hydra.compose_config(self.config_name, [], RunMode.RUN).hydra.runtime.choices
-        return next((str(one) for one in choices if str(one).partition("@")[0] == group), group)
+        return next((one for one in self._choices if one.partition("@")[0] == group), group)
+
+    @cached_property
+    def _choices(self) -> list[str]:
+        """The keys that choose options in the configuration without overrides."""
+        return [str(one) for one in self.hydra.compose_config(self.config_name, [], RunMode.RUN).hydra.runtime.choices]
 
     def _parse(self, overrides: list[str]) -> tuple[list[str], list[Refusal]]:
         legal, refusals = [], []
