@@ -110,9 +110,12 @@ def single_tokens(dataset: Dataset | None, rule: ByteRule = ByteTable.from_piece
         ]
     try:
         rule([piece for piece in CASE_PIECES if piece[0] != WORD_MARK], True)
-        wrong.append("a vocabulary without a lone space, whose bytes would count three times, is taken")
     except UserError:
-        pass  # which is what it must do
+        refused = True
+    else:
+        refused = False
+    if not refused:
+        wrong.append("a vocabulary without a lone space, whose bytes would count three times, is taken")
     probed = 2 * len(CASES) + 1
     if dataset is not None:
         pieces, more = _vocabulary(dataset.front_end)

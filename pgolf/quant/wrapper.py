@@ -50,7 +50,7 @@ def minified(source: str) -> str:
     """The same program in fewer bytes. Names of modules, classes, functions and arguments stay: others import them."""
     import python_minifier
 
-    read_at_run_time = "torch.library" in source  # operators get their schemas from annotations
+    read_at_run_time = "custom_op(" in source  # operators get their schemas from annotations
     result: str = python_minifier.minify(
         source,
         remove_literal_statements=True,

@@ -74,8 +74,9 @@ def test_a_killed_download_keeps_its_files_and_goes_on(places, tmp_path: Path) -
     assert len(read_json(only(tmp_path / "data", "golf-*") / "manifest.json")["splits"]["train"]["files"]) == 6
 
 
-def test_a_hub_that_is_down_and_a_wrong_choice_are_said_in_a_sentence(places) -> None:
+def test_a_hub_that_is_down_and_a_wrong_choice_are_said_in_a_sentence(places, tmp_path: Path) -> None:
     hub, words = places
     refused(pgolf("data", "download", "data=pydocs"), 1, "data=pydocs is prepared from documents", "fineweb_sp8192")
     hub.down = True
     refused(pgolf("data", "download", *words), 1, REPOSITORY, "503")
+    assert not list((tmp_path / "data").glob("golf-*/manifest.json"))

@@ -44,6 +44,7 @@ for name in sorted(zipfile.ZipFile(sys.argv[1]).namelist()):
     module = name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
     loaded = importlib.import_module(module)
     assert loaded.__file__.startswith(sys.argv[1]), loaded.__file__
+    print(module)
 """
 
 
@@ -73,7 +74,8 @@ def test_an_artifact_loads_with_the_archive_alone(tmp_path: Path) -> None:
 def test_every_module_of_the_archive_imports_from_it(tmp_path: Path) -> None:
     archive = tmp_path / "code.zip"
     write_code_archive(archive)
-    isolated(IMPORT_ALL, archive, cwd=tmp_path)
+    imported = isolated(IMPORT_ALL, archive, cwd=tmp_path).split()
+    assert len(imported) == len(zipfile.ZipFile(archive).namelist()) and "pgolf.model.gpt" in imported
 
 
 def test_the_archive_holds_what_scoring_needs_and_not_the_rest(tmp_path: Path) -> None:

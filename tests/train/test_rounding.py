@@ -1,7 +1,5 @@
 """Training with rounded weights: when it comes on, what it changes, and how it goes on after a stop."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,21 +98,15 @@ def test_a_fall_by_the_clock_counts_where_steps_and_seconds_are_given() -> None:
     trainer = Trainer(**{**SETTINGS, "max_steps": 1000, "max_seconds": 100.0, "schedule": schedule})
     course = trainer.course(["plain", "looped"])
     trainer.refuse_rounding(rounding_of(tiny_model(), min_steps=50, below_lr_scale=0.15), course)
-    with refusal("comes on at step 9.. and leaves"):
+    with pytest.raises(ValueError, match="comes on at step 9.. and leaves"):
         trainer.refuse_rounding(rounding_of(tiny_model(), min_steps=70, below_lr_scale=0.15), course)
-
-
-@contextmanager
-def refusal(message: str) -> Iterator[None]:
-    with pytest.raises(ValueError, match=message):
-        yield
 
 
 def test_too_few_steps_are_refused_before_the_first(tmp_path: Path) -> None:
     message = r"comes on at step 6 and leaves 6 step\(s\) of 12, fewer than quant.qat.min_steps=7"
-    with refusal(message):
+    with pytest.raises(ValueError, match=message):
         run(tmp_path, when={"at_fraction": 0.5, "min_steps": 7})
-    with refusal("never comes on of 12"):
+    with pytest.raises(ValueError, match="never comes on of 12"):
         run(tmp_path, when={"below_lr_scale": 0.05})
 
 
@@ -178,5 +170,5 @@ def test_a_run_that_ends_before_its_moment_says_so() -> None:
 def test_plans() -> None:
     assert Plan(None, 30).left == 0 and Plan(10, 30).left == 20
     refuse_few_steps(Plan(10, 30), 20)
-    with refusal("leaves 20"):
+    with pytest.raises(ValueError, match="leaves 20"):
         refuse_few_steps(Plan(10, 30), 21)
