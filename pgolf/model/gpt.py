@@ -82,9 +82,7 @@ class GPT(Part):
             raise ValueError(
                 f"without_attention.layers={sorted(bare)} must be some of the layers 0..{layers - 1}, not all"
             )
-        repeats = [
-            max(visits) - 1 for visits in zip(*(plan.visits(layers) for plan in self.plans.values()), strict=True)
-        ]
+        repeats = self._repeats(layers)
         if repeat_mlp is not None and not any(repeats):
             raise ValueError("repeat_mlp: no plan visits a block again; set model.depth.num_loops, or repeat_mlp=none")
         self.blocks: list[Block] = nn.ModuleList(  # type: ignore[assignment]
@@ -102,12 +100,9 @@ class GPT(Part):
             )
             for layer in range(layers)
         )
-        places = max(len(plan.passes) for plan in self.plans.values())
         self.vectors = None
         if vectors is not None:
-            walked = [step for plan in self.plans.values() for step in plan.passes if step.slot != step.block]
-            if any(step.slot in bare for step in walked):
-                raise ValueError("vectors=virtual: another block is walked in the place of one without attention")
+            places = self._places(bare)
             self.vectors = vectors(dim, self.attention.num_heads, gains[-1], layers, places)
         self.lanes = lanes(layers) if lanes is not None else None
         if self.lanes is not None:
@@ -130,6 +125,18 @@ class GPT(Part):
             scale_initial_values(self, mup)
             self.logit_multiplier = mup.logit_multiplier(dim) if isinstance(self.head, TiedHead) else None
         self.precision.apply(self)
+
+    def _repeats(self, layers: int) -> list[int]:
+        """How often each block is visited again, in the plan that does so most."""
+        visits = zip(*(plan.visits(layers) for plan in self.plans.values()), strict=True)
+        return [max(counts) - 1 for counts in visits]
+
+    def _places(self, bare: set[int]) -> int:
+        """Places of the longest plan. ValueError when another block is walked in the place of one without attention."""
+        walked = [step for plan in self.plans.values() for step in plan.passes if step.slot != step.block]
+        if any(step.slot in bare for step in walked):
+            raise ValueError("vectors=virtual: another block is walked in the place of one without attention")
+        return max(len(plan.passes) for plan in self.plans.values())
 
     @property
     def plan(self) -> LayerPlan:

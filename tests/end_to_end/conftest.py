@@ -91,9 +91,9 @@ def refused(result: Result, status: int, *words: str) -> str:
     return sentences[0]
 
 
-def end_at(directory: Path, name: str, count: int, number: signal.Signals, *arguments: str) -> Result:
-    """Start a process, send it a signal just before the file `name` is written for the `count`-th time."""
-    marker = directory / f"held-{time.monotonic_ns()}"
+def held(marker: Path, name: str, count: int, *arguments: str) -> subprocess.Popen[str]:
+    """A process that waits just before the file `name` is written for the `count`-th time; the marker names it (one of
+    several ranks has a number of its own)."""
     child = subprocess.Popen(
         [sys.executable, "-m", "pgolf", *arguments],
         env=environment(f"{name}:{count}:{marker}"),
@@ -108,6 +108,12 @@ def end_at(directory: Path, name: str, count: int, number: signal.Signals, *argu
             break
         time.sleep(0.02)
     assert marker.exists(), "".join(child.communicate())
+    return child
+
+
+def end_at(directory: Path, name: str, count: int, number: signal.Signals, *arguments: str) -> Result:
+    """Start a process, send it a signal just before the file `name` is written for the `count`-th time."""
+    child = held(directory / f"held-{time.monotonic_ns()}", name, count, *arguments)
     child.send_signal(number)
     output, errors = child.communicate(timeout=60)
     return subprocess.CompletedProcess(child.args, child.returncode, output, errors)

@@ -3,9 +3,6 @@ same command goes on to the same result."""
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,43 +10,24 @@ import pytest
 from pgolf.files import read_json
 from pgolf.train.checkpoint import load
 
-from .conftest import SITE, Ground, environment, fill, mount, only, pgolf, refused, succeed
-
-
-def _held(marker: Path, count: int, *arguments: str) -> subprocess.Popen[str]:
-    """A run that waits before it writes its `count`-th checkpoint; the marker names the waiting process."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "pgolf", *arguments],
-        env=environment(f"state.pgolf:{count}:{marker}"),
-        cwd=SITE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    for _ in range(6000):
-        if marker.exists() or child.poll() is not None:
-            break
-        time.sleep(0.02)
-    assert marker.exists(), child.communicate()[0]
-    return child
+from .conftest import Ground, fill, held, mount, only, pgolf, refused, succeed
 
 
 def test_two_processes_survive_what_happens_to_them(ground: Ground, finished: Path, tmp_path: Path) -> None:
     job = ground.job(tmp_path / "runs", "launch.nproc=2")
 
     marker = tmp_path / "first"
-    child = _held(marker, 3, *job)
+    child = held(marker, "state.pgolf", 3, *job)
     os.kill(int(marker.read_text()), signal.SIGKILL)
-    shown, _ = child.communicate(timeout=90)
+    shown = "".join(child.communicate(timeout=90))
     assert child.returncode == 1 and "pgolf: rank 0 was ended by SIGKILL" in shown and "Traceback" not in shown
     directory = only(tmp_path / "runs")
     assert read_json(directory / "status.json")["state"] == "failed"
 
-    child = _held(tmp_path / "second", 2, *job)
+    child = held(tmp_path / "second", "state.pgolf", 2, *job)
     child.send_signal(signal.SIGTERM)  # to the parent, as a scheduler does
-    shown, _ = child.communicate(timeout=90)
-    assert child.returncode == 130 and "Traceback" not in shown, shown
+    shown, errors = child.communicate(timeout=90)
+    assert child.returncode == 130 and "Traceback" not in shown + errors, shown + errors
     assert "continuing from step 2" in shown and "asked to end: step " in shown
     assert shown.rstrip().endswith("interrupted; the same command continues.")
     assert read_json(directory / "status.json")["error"] == "interrupted; the same command continues"
