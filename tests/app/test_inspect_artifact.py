@@ -3,33 +3,22 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from pgolf.app.verbs import inspect
 from pgolf.errors import ConfigError, UserError
-from pgolf.quant import packer
-from pgolf.quant.container import StoredTensor
-from pgolf.quant.schemes import Half, Int8Rows
+from tests.quant.small import artifact
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    generator = torch.Generator().manual_seed(0)
-    tensors = [
-        StoredTensor(
-            f"blocks.{i}.weight", "matrix", "float32", Int8Rows().quantise(torch.randn(90, 70, generator=generator))
-        )
-        for i in range(3)
-    ]
-    tensors.append(StoredTensor("gain", "scalar", "float32", Half().quantise(torch.randn(50, generator=generator))))
-    packer.write(tmp_path / "artifact.pgolf", tensors, {}, coder="brotli")
+    artifact(tmp_path / "artifact.pgolf", "brotli")
     return tmp_path
 
 
 def test_a_run_directory_or_its_file(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     size = (directory / "artifact.pgolf").stat().st_size
-    for artifact in (directory, directory / "artifact.pgolf"):
-        assert inspect.main([f"artifact={artifact}"]) == 0
+    for place in (directory, directory / "artifact.pgolf"):
+        assert inspect.main([f"artifact={place}"]) == 0
         shown = " ".join(capsys.readouterr().out.split())
         assert f"{size:,} bytes, coder brotli" in shown
         for word in ("blocks.2.weight", "int8 rows", "gain", "float16", "(header)", "over order 0", "bits a weight"):

@@ -12,20 +12,8 @@ from pgolf.quant.account import account, entropy_bits, total
 from pgolf.quant.code import decoder_bytes
 from pgolf.quant.coders import CODERS
 from pgolf.quant.container import StoredTensor
-from pgolf.quant.schemes import Half, Int8Rows
-
-
-def artifact(path: Path, coder: str, row_order: packer.RowOrder = "stored") -> Path:
-    generator = torch.Generator().manual_seed(0)
-    tensors = [
-        StoredTensor(
-            f"blocks.{i}.weight", "matrix", "float32", Int8Rows().quantise(torch.randn(90, 70, generator=generator))
-        )
-        for i in range(3)
-    ]
-    tensors.append(StoredTensor("gain", "scalar", "float32", Half().quantise(torch.randn(50, generator=generator))))
-    packer.write(path, tensors, {}, coder=coder, row_order=row_order)
-    return path
+from pgolf.quant.schemes import Int8Rows
+from tests.quant.small import artifact
 
 
 @pytest.mark.parametrize("coder", ["rans", "brotli", "none"])
