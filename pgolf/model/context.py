@@ -1,6 +1,6 @@
 """What a forward pass is told besides the tokens: attention back end, document boundaries, adapters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -19,17 +19,38 @@ class Adapters(Protocol):
         """The delta for input x [B, T, in_features] at (slot, site), or None when nothing is attached there."""
 
 
+@dataclass
+class Walk:
+    """What one forward leaves for its later parts, and for the training loss.
+
+    tokens: int64 [B, T], as the forward was given them. kept: tensors by (name, index), of parts that read what an
+    earlier block or visit made. costs: auxiliary losses by name, scalars in nats already times their weight, of parts
+    that have one; the training loss adds them.
+    """
+
+    tokens: Tensor
+    kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    costs: dict[str, Tensor] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Context:
     """Everything that differs between training, scoring, calibration and test-time training.
 
     packing: boundaries of the documents in a packed row; None means that each row is one causal sequence.
     adapters: deltas at the sites `q k v o mlp head`. `o` and `mlp` read the normed block input (PR 1530).
+    walk: of the forward that is under way; None before it.
     """
 
     attention: Attention = sdpa
     packing: Packing | None = None
     adapters: Adapters | None = None
+    walk: Walk | None = None
+
+    def begun(self, tokens: Tensor) -> "Context":
+        """The same for one forward over `tokens`, int64 [B, T], with a walk of its own. Who wants to read what the
+        forward leaves begins the walk himself, anew for each forward."""
+        return replace(self, walk=Walk(tokens))
 
     def adapt(self, slot: int, site: str, x: Tensor, y: Tensor) -> Tensor:
         """y plus the delta that the adapters give for x, or y itself when there is none."""

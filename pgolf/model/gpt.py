@@ -192,6 +192,7 @@ class GPT(Part):
 
     def forward(self, tokens: Tensor, context: Context = PLAIN) -> Tensor:
         """tokens int64 [B, T] -> normed hidden states [B, T, dim]; `logits` turns them into scores."""
+        context = context if context.walk is not None else context.begun(tokens)
         embedded = self.precision.stream(self.tok_emb(tokens))
         if self.smear is not None:
             embedded = self.smear(embedded, tokens)

@@ -59,6 +59,7 @@ class Part(nn.Module):
         super().__init__()
         self.roles: dict[str, Role] = {}
         self.inits: dict[str, Init] = {}
+        self.fixed: dict[str, Init] = {}
 
     def declare(self, name: str, shape: tuple[int, ...], role: Role, init: Init) -> nn.Parameter:
         """Register parameter `name` (fp32, uninitialised until `initialise`)."""
@@ -67,6 +68,13 @@ class Part(nn.Module):
         self.roles[name] = role
         self.inits[name] = init
         return parameter
+
+    def declare_fixed(self, name: str, shape: tuple[int, ...], init: Init) -> Tensor:
+        """Register a frozen fp32 tensor that is drawn again from (seed, its full name) wherever the model is made: in
+        no state dict, in no artifact, of no optimiser."""
+        self.register_buffer(name, torch.empty(shape), persistent=False)
+        self.fixed[name] = init
+        return self.get_buffer(name)
 
 
 class Linear(Part):
@@ -109,11 +117,19 @@ def stream(seed: int, name: str) -> torch.Generator:
 
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
-    """Give every parameter its initial value from its own stream. On the meta device this does nothing."""
+    """Give every parameter its initial value, and every fixed tensor its only one, each from its own stream. On the
+    meta device this does nothing."""
     for name, (module, local) in declared(model).items():
-        parameter = getattr(module, local)
-        if parameter.is_meta:
-            continue
-        value = torch.empty(parameter.shape)
-        module.inits[local](value, stream(seed, name))
-        parameter.copy_(value)
+        _draw(getattr(module, local), module.inits[local], seed, name)
+    for prefix, module in model.named_modules():
+        if isinstance(module, Part):
+            for local, init in module.fixed.items():
+                _draw(getattr(module, local), init, seed, f"{prefix}.{local}" if prefix else local)
+
+
+def _draw(target: Tensor, init: Init, seed: int, name: str) -> None:
+    if target.is_meta:
+        return
+    value = torch.empty(target.shape)
+    init(value, stream(seed, name))
+    target.copy_(value)
