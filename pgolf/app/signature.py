@@ -118,12 +118,22 @@ def signature_of(target: Callable[..., Any]) -> Signature:
     positional = [one for one in parameters if one.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
     runtime = positional if ours else positional[:1]
     given = [one for one in parameters if one.kind == kinds.KEYWORD_ONLY or (one in positional and one not in runtime)]
+    others = [one for one in parameters if one.kind == kinds.VAR_KEYWORD]
+    named = _named(others[0], target) if others else None
+    arguments = {one.name: _evaluate(one.annotation, target) for one in given}
     return Signature(
-        arguments={one.name: _evaluate(one.annotation, target) for one in given},
-        required=frozenset(one.name for one in given if one.default is REQUIRED),
+        arguments=arguments if named is None else arguments | typing.get_type_hints(named),
+        required=frozenset(one.name for one in given if one.default is REQUIRED)
+        | getattr(named, "__required_keys__", frozenset()),
         runtime=tuple(one.name for one in runtime),
-        open_ended=any(one.kind == kinds.VAR_KEYWORD for one in parameters),
+        open_ended=bool(others) and named is None,
     )
+
+
+def _named(parameter: inspect.Parameter, target: Callable[..., Any]) -> Any:
+    """The TypedDict that names the keywords of `**parameter: Unpack[...]`; None where any keyword goes."""
+    annotation = _evaluate(parameter.annotation, target)
+    return get_args(annotation)[0] if get_origin(annotation) is typing.Unpack else None
 
 
 def _evaluate(annotation: Any, target: Callable[..., Any]) -> Any:

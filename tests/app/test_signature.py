@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal, Optional, TypedDict, Union, Unpack
 
 import pytest
 from hypothesis import given
@@ -72,6 +72,22 @@ def test_the_first_argument_of_a_torch_optimizer_comes_at_run_time() -> None:
     assert signature.runtime == ("params",)
     assert {"lr", "betas", "weight_decay"} <= signature.arguments.keys()
     assert not signature.required
+
+
+class Named(TypedDict, total=False):
+    part: int | None
+
+
+def test_keywords_that_a_typed_dict_names_are_arguments_and_no_others() -> None:
+    def takes(at_run_time: int, *, size: float, **parts: Unpack[Named]) -> None: ...
+
+    signature = signature_of(takes)
+    assert signature.arguments == {"size": float, "part": int | None}
+    assert signature.required == {"size"} and signature.runtime == ("at_run_time",) and not signature.open_ended
+
+    def open_ended(*, size: float, **parts: int) -> None: ...
+
+    assert signature_of(open_ended).open_ended and signature_of(open_ended).arguments == {"size": float}
 
 
 def test_build_makes_objects_partials_tuples_and_none() -> None:
