@@ -12,6 +12,7 @@ from pgolf.model.attention import CausalSelfAttention
 from pgolf.model.context import Context
 from pgolf.model.mlp import Mlp
 from pgolf.model.norm import rms_norm
+from pgolf.model.phinta import PhiNTA
 from pgolf.model.plan import Pass
 from pgolf.model.repeats import OwnDown, OwnMlp
 from pgolf.model.roles import Init, Part, constant
@@ -72,6 +73,7 @@ class Block(Part):
         at = layer / (num_layers - 1) if num_layers > 1 else 1.0
         kept = 1.0 if mix_init == "stream" else 1.0 / (1.0 + math.exp(-3.0 * (at - 0.5)))
         self.declare("resid_mix", (2, dim), "scalar", _rows(kept, 1.0 - kept))
+        self.phinta: PhiNTA | None = None  # a Fitting gives it
 
     def site_outputs(self) -> dict[str, int]:
         """Width of the output at each adapter site of the block."""
@@ -107,7 +109,11 @@ class Block(Part):
             if step.form == "sequential":
                 n = self.normed(v, step)
         scale = (self if vectors is None else vectors).mlp_scale
-        return torch.addcmul(v, scale.to(x.dtype), self._fed(n, step, context))
+        return self.adapted(torch.addcmul(v, scale.to(x.dtype), self._fed(n, step, context)))
+
+    def adapted(self, x: Tensor) -> Tensor:
+        """What leaves the block on one stream or one lane, [B, T, dim], after its PhiNTA where it has one."""
+        return x if self.phinta is None else self.phinta(x)
 
     def attend(self, u: Tensor, step: Pass, context: Context, vectors: VectorSet | None = None) -> Tensor:
         """attn_scale * attention(norm(u) s), [B, T, dim]; zero without attention."""

@@ -7,7 +7,7 @@ from torch import nn
 
 from pgolf.model.gpt import GPT
 from pgolf.model.plan import LayerPlan
-from pgolf.model.roles import parameter_roles
+from pgolf.model.roles import Part, parameter_roles
 
 PRODUCTS = ("matrix", "gate")  # roles of two-dimensional weights that are multiplied with every token
 
@@ -34,7 +34,8 @@ class Flops:
 def flops_per_token(model: GPT, plan: LayerPlan, sequence_tokens: int) -> Flops:
     """Operations of a forward pass along `plan`, mean over the tokens of a sequence.
 
-    blocks: 2 n for every visited weight matrix of n elements, projections and gates alike. attention: token t of a
+    blocks: 2 n for every visited weight matrix of n elements, projections, gates and frozen ones alike, with what reads
+    the embedding and the final norm. attention: token t of a
     sequence of T reads t keys and t values in each of H heads of width d, 4 t H d; the mean over the sequence is
     2 (T + 1) H d for each visited block (causal, so half of what dense formulas count). head: 2 vocab_size dim.
     Norms, activations, gating and the softmax are not counted, as usual.
@@ -44,9 +45,11 @@ def flops_per_token(model: GPT, plan: LayerPlan, sequence_tokens: int) -> Flops:
     attentions = [block.attn for block in model.blocks]
     widths = [0 if one is None else one.num_heads * one.head_dim for one in attentions]
     visits = [step.block for step in plan.passes]
-    smear = _products(model.smear) if model.smear is not None else 0
+    around = sum(_products(part) for part in (model.smear, model.phinta) if part is not None)
+    again = [step.block for step in plan.passes if step.form == "lanes"]  # an adapter sees each of two lanes
+    adapters = [_products(block.phinta) if block.phinta is not None else 0 for block in model.blocks]
     return Flops(
-        blocks=smear + sum(products[block] for block in visits),
+        blocks=around + sum(products[block] for block in visits) + sum(adapters[block] for block in again),
         attention=sum(2.0 * (sequence_tokens + 1) * widths[block] for block in visits),
         head=2 * model.vocab_size * model.dim,
     )
@@ -54,5 +57,8 @@ def flops_per_token(model: GPT, plan: LayerPlan, sequence_tokens: int) -> Flops:
 
 def _products(module: nn.Module) -> int:
     roles = parameter_roles(module)
-    shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
-    return sum(2 * math.prod(shape) for name, shape in shapes.items() if roles[name] in PRODUCTS and len(shape) == 2)
+    shapes = [parameter.shape for name, parameter in module.named_parameters() if roles[name] in PRODUCTS]
+    shapes += [
+        part.get_buffer(name).shape for part in module.modules() if isinstance(part, Part) for name in part.fixed
+    ]
+    return sum(2 * math.prod(shape) for shape in shapes if len(shape) == 2)

@@ -9,10 +9,12 @@ from pgolf.model.attention import CausalSelfAttention
 from pgolf.model.block import AttentionFactory, Block, MixInit, MlpFactory, RepeatFactory, WithoutAttention
 from pgolf.model.context import HEAD_SLOT, PLAIN, Context
 from pgolf.model.embedding import Embedding, EmbeddingInit
+from pgolf.model.fitting import Fitting
 from pgolf.model.head import TiedHead, UntiedHead
 from pgolf.model.lanes import Wiring
 from pgolf.model.mup import WidthScaling, scale_initial_values
 from pgolf.model.norm import RMSNorm, rms_norm
+from pgolf.model.phinta import PhiNTA
 from pgolf.model.plan import Depth, LayerPlan, Pass
 from pgolf.model.precision import Precision
 from pgolf.model.roles import Part, constant, initialise
@@ -30,8 +32,8 @@ class GPT(Part):
     wiring of late layers. head: made as head(vocab_size, dim). softcap: optional cap on the logits,
     made as softcap(vocab_size). precision: dtypes; None keeps parameters in float32, with bf16 autocast on a GPU.
     vectors: gains, scales and mixes by virtual layer. repeat_mlp: MLPs of repeated visits. without_attention: blocks
-    that are an MLP alone. mup: optional scaling of initial values and logits with the width; RoleOptimizers has to be
-    given the same.
+    that are an MLP alone. phinta: adapters on the stream (pgolf.model.phinta). mup: optional scaling of initial values
+    and logits with the width; RoleOptimizers has to be given the same.
 
     Raises ValueError when dim is below 1, embedding_std negative, qk_gain a list of another length than the layers, or
     when no block would have attention, or one that does not exist none; and for an MLP of repeated visits that no plan
@@ -65,6 +67,7 @@ class GPT(Part):
         vectors: Callable[[int, int, float, int, int], VirtualVectors] | None = None,
         repeat_mlp: RepeatFactory | None = None,
         without_attention: WithoutAttention | None = None,
+        phinta: Fitting | None = None,
     ) -> None:
         super().__init__()
         if dim < 1 or embedding_std < 0:
@@ -117,6 +120,10 @@ class GPT(Part):
         self.final_norm = RMSNorm()
         self.head = head(vocab_size, dim)
         self.softcap = softcap(vocab_size) if softcap is not None else None
+        self.phinta: PhiNTA | None = None
+        for fitting in (phinta,):
+            if fitting is not None:
+                fitting.fit(self)
         self.precision = precision if precision is not None else Precision(parameters={}, autocast="bfloat16")
         initialise(self, seed)
         self.base_model_dim = mup.base_model_dim if mup is not None else None
@@ -136,7 +143,7 @@ class GPT(Part):
         walked = [step for plan in self.plans.values() for step in plan.passes if step.slot != step.block]
         if any(step.slot in bare for step in walked):
             raise ValueError("vectors=virtual: another block is walked in the place of one without attention")
-        return max(len(plan.passes) for plan in self.plans.values())
+        return max(plan.num_slots for plan in self.plans.values())
 
     @property
     def plan(self) -> LayerPlan:
@@ -211,7 +218,8 @@ class GPT(Part):
                 kept.append(x)
         if lanes and self.lanes is not None:
             x = self.lanes.merge(lanes)
-        return self.final_norm(x)
+        x = self.final_norm(x)
+        return x if self.phinta is None else self.phinta(x)
 
     def _walk_lanes(
         self, lanes: list[Tensor], x0: Tensor, skip: Tensor | None, step: Pass, context: Context
@@ -220,7 +228,8 @@ class GPT(Part):
         if skip is not None:
             chosen = self.lanes.skip_lanes
             lanes = [self._mix_skip(x, skip, step) if lane in chosen else x for lane, x in enumerate(lanes)]
-        return self.lanes(lanes, x0, self.blocks[step.block], step, context, self.vectors_of(step))
+        block = self.blocks[step.block]
+        return [block.adapted(x) for x in self.lanes(lanes, x0, block, step, context, self.vectors_of(step))]
 
     def _mix_skip(self, x: Tensor, skip: Tensor, step: Pass) -> Tensor:
         skip = self.skip_weights[step.pop].to(x.dtype) * skip
@@ -236,12 +245,13 @@ class GPT(Part):
         return self.softcap(scores) if self.softcap is not None else scores.float()
 
     def adapter_sites(self) -> list[tuple[int, str, int, int]]:
-        """(slot, site, in_features, out_features) of every place in the current plan where an adapter may attach."""
+        """(slot, site, in_features, out_features) of every place in the current plan where an adapter may attach, each
+        once."""
         found = []
         for step in self.plan.passes:
             outputs = self.blocks[step.block].site_outputs()
             found += [(step.slot, site, self.dim, out_features) for site, out_features in outputs.items()]
-        return [*found, (HEAD_SLOT, "head", self.dim, self.vocab_size)]
+        return [*dict.fromkeys(found), (HEAD_SLOT, "head", self.dim, self.vocab_size)]
 
     def calibration_sites(self) -> dict[str, nn.Module]:
         """For each weight matrix the module whose first input [..., in_features] it multiplies.

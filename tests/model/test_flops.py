@@ -11,6 +11,7 @@ from pgolf.model.flops import flops_per_token
 from pgolf.model.gates import HeadGate
 from pgolf.model.lanes import TwoLane
 from pgolf.model.mlp import SwiGLU
+from pgolf.model.phinta import PerBlock, PreHead
 from pgolf.model.smear import SmearGate
 from tests.support import tiny_model
 
@@ -44,10 +45,12 @@ PARTS = [
         "lanes": partial(TwoLane, start_layer=3, final_lane="mean"),
         "mlp": partial(SwiGLU, multiple=2.0),
     },
+    {"phinta": PreHead(rank=5, init_scale=0.5)},
+    {"phinta": PerBlock(rank=5, init_scale=0.5), "lanes": partial(TwoLane, start_layer=3, final_lane="mean")},
 ]
 
 
-@pytest.mark.parametrize("parts", PARTS, ids=["default", "gates, lanes, SwiGLU"])
+@pytest.mark.parametrize("parts", PARTS, ids=["default", "gates, lanes, SwiGLU", "PhiNTA", "PhiNTA on lanes"])
 @pytest.mark.parametrize("plan", ["plain", "looped"])
 def test_products_are_those_that_torch_counts(plan, parts):
     model = tiny_model(**parts)
