@@ -7,8 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgolf.model.context import PLAIN, Context
 from pgolf.model.lanes import ParallelResidual, TwoLane
-from pgolf.model.plan import Depth
+from pgolf.model.norm import rms_norm
+from pgolf.model.plan import Depth, InPlace
 from tests.support import tiny_model
 
 
@@ -114,3 +116,80 @@ def test_forms_of_the_wirings():
     assert [row["form"] for row in looped.rows()][-3:] == ["lanes"] * 3
     with pytest.raises(ValueError, match=r"start_layer=11 is none of the layers 0\.\.10"):
         ParallelResidual(11, start_layer=11)
+
+
+def in_place(num_loops=0, from_start=True, loops=4, first_layer=3, last_layer=5, num_layers=9):
+    repeat = InPlace(loops=loops, first_layer=first_layer, last_layer=last_layer, from_start=from_start)
+    return Depth(num_layers=num_layers, loop_start=1, loop_end=2, num_loops=num_loops, skips=True, repeat=repeat)
+
+
+def test_universal_transformer_loops_of_the_published_sweep():
+    """Four loops over [3, 6) of nine layers: a skip goes in before the first repetition, and out after the last; layer
+    3 keeps its output and layer 5 takes one back."""
+    plan = in_place().plans["plain"]
+    assert blocks(plan) == [0, 1, 2, *[3] * 4, *[4] * 4, *[5] * 4, 6, 7, 8]
+    assert [step.slot for step in plan.passes] == blocks(plan) and plan.num_slots == 9
+    assert [index for index, step in enumerate(plan.passes) if step.push] == [0, 1, 2, 6]
+    assert {index: step.pop for index, step in enumerate(plan.passes) if step.pop is not None} == {
+        7: 0,
+        11: 1,
+        15: 2,
+        16: 3,
+    }
+    assert [step.visit for step in plan.passes if step.block == 4] == [0, 1, 2, 3]
+    assert [step.block for step in plan.passes if step.early] == [0, 1, 2, 3, 3, 3, 3]
+
+
+def test_repetition_in_place_begins_with_the_last_plan_when_asked():
+    always, later = in_place(), in_place(from_start=False)
+    assert always.plans["plain"] == always.plans["looped"] == later.plans["looped"]
+    assert blocks(later.plans["plain"]) == list(range(9))
+    both = in_place(num_loops=1, from_start=False, loops=2, first_layer=2, last_layer=3, num_layers=4)
+    assert blocks(both.plans["looped"]) == [0, 1, 2, 2, 1, 2, 2, 3, 3]
+    assert [step.slot for step in both.plans["looped"].passes] == [0, 1, 2, 2, 3, 4, 4, 5, 5]
+    assert [step.visit for step in both.plans["looped"].passes if step.block == 2] == [0, 1, 2, 3]
+
+
+def test_repetition_in_place_is_the_block_applied_again():
+    """x <- block(x, x0) with the same x0, the skips of layers 1 and 0 once each."""
+    model = tiny_model(scramble=0.2, skip_gates=False, depth=in_place(0, True, 3, 1, 2, num_layers=4))
+    tokens = torch.arange(4, 20)[None]
+    x = x0 = rms_norm(model.tok_emb(tokens))
+    step = {each.block: each for each in model.plan.passes}
+    kept = []
+    for block, times, row in ((0, 1, None), (1, 3, None), (2, 3, 0), (3, 1, 1)):
+        x = x if row is None else x + model.skip_weights[row] * kept.pop()
+        for _ in range(times):
+            x = model.blocks[block](x, x0, step[block], PLAIN)
+        kept.append(x)
+        kept = kept[: 2 if block < 2 else -1]
+    torch.testing.assert_close(model(tokens), rms_norm(x))
+
+
+def test_repetitions_in_place_share_one_adapter():
+    model = tiny_model(scramble=0.2, depth=in_place(0, True, 3, 1, 2, num_layers=4))
+    sites = model.adapter_sites()
+    assert len(sites) == len(set(sites)) == 4 * 5 + 1
+    asked = []
+
+    class Constant:
+        def delta(self, slot, site, x):
+            asked.append((slot, site))
+            return 0.1 * torch.ones(1, 1, 32) if (slot, site) == (1, "mlp") else None
+
+    tokens = torch.arange(4, 20)[None]
+    changed = model(tokens, Context(adapters=Constant()))
+    assert asked.count((1, "mlp")) == 3 and not torch.allclose(changed, model(tokens))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loops": 1}, "repeats nothing"),
+        ({"first_layer": 6}, "between 0 and last_layer=5"),
+        ({"last_layer": 9}, r"last_layer=9 is none of the layers 0\.\.8"),
+    ],
+)
+def test_repetitions_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        in_place(**settings)
