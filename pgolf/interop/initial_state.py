@@ -1,5 +1,5 @@
-"""The first weights of the naive baseline's scripts, in the order in which they draw them, and the hash and the batch by
-which PR 2059 compares two models.
+"""The first weights of the naive baseline's scripts, in the order in which these draw them, and the hash and the batch
+by which PR 2059 compares two models.
 
 Scripts draw everything from one generator, so a part that is added moves all that is drawn after it. Models here give
 every parameter a stream of its own; this is for comparing with published numbers alone.

@@ -11,6 +11,7 @@ from pgolf.distributed import Group
 from pgolf.model.mup import Kind, WidthScaling, width_of
 from pgolf.model.roles import ROLES, parameter_roles
 from pgolf.optim.muon import Muon
+from pgolf.optim.phi import MatrixRateScale
 
 OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
@@ -32,9 +33,9 @@ class RoleOptimizers:
     """The optimisers of a model by parameter role.
 
     rules: exceptions by name, of which the first that matches a parameter holds. mup: learning rates relative to a base
-    width; the model must have been made with it too. Raises ValueError when the model has parameters of a role that has
-    no optimiser (a published record trained with gates that were in no optimiser), when a rule matches nothing or names
-    an option that the optimiser lacks.
+    width; the model must have been made with it too. lr_scale: multiplies the learning rate of the matrices. Raises
+    ValueError when the model has parameters of a role that has no optimiser (a published record trained with gates that
+    were in no optimiser), when a rule matches nothing or names an option that the optimiser lacks.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class RoleOptimizers:
         gate: OptimizerFactory | None,
         rules: Sequence[NameRule] = (),
         mup: WidthScaling | None = None,
+        lr_scale: MatrixRateScale | None = None,
     ) -> None:
         factories = {"matrix": matrix, "embedding": embedding, "scalar": scalar, "head": head, "gate": gate}
         named = dict(model.named_parameters())
@@ -69,6 +71,9 @@ class RoleOptimizers:
         _refuse_half_scaled(model, mup)
         if mup is not None:
             _scale_learning_rates(self.optimizers, named, roles, mup, width_of(model))
+        if lr_scale is not None and "matrix" in self.optimizers:
+            for group in self.optimizers["matrix"].param_groups:
+                group["lr"] *= lr_scale.scale
         self._names = {parameter: name for name, parameter in named.items()}
         self._base = {
             role: [(group["lr"], group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
