@@ -1,14 +1,17 @@
 """What a forward pass is told besides the tokens: attention back end, document boundaries, adapters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from pgolf.kernels.attend import Attention, sdpa
 from pgolf.kernels.packing import Packing
 
 HEAD_SLOT = -1
+LAST = -1  # block
 SITES = ("q", "k", "v", "o", "mlp", "head")
 
 
@@ -25,12 +28,19 @@ class Walk:
 
     tokens: int64 [B, T], as the forward was given them. kept: tensors by (name, index), of parts that read what an
     earlier block or visit made. costs: auxiliary losses by name, scalars in nats already times their weight, of parts
-    that have one; the training loss adds them.
+    that have one; the training loss adds them. wanted: blocks (LAST: the stream before the final norm) whose output
+    [B, T, dim], of their last visit, is kept as ("output", block); of several lanes their mean.
     """
 
     tokens: Tensor
     kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     costs: dict[str, Tensor] = field(default_factory=dict)
+    wanted: frozenset[int] = frozenset()
+
+    def offer(self, block: int, streams: Sequence[Tensor]) -> None:
+        """Keep the output of a block where it is wanted."""
+        if block in self.wanted:
+            self.kept["output", block] = streams[0] if len(streams) == 1 else torch.stack(list(streams)).mean(0)
 
 
 @dataclass(frozen=True)
@@ -47,10 +57,10 @@ class Context:
     adapters: Adapters | None = None
     walk: Walk | None = None
 
-    def begun(self, tokens: Tensor) -> "Context":
+    def begun(self, tokens: Tensor, wanted: frozenset[int] = frozenset()) -> "Context":
         """The same for one forward over `tokens`, int64 [B, T], with a walk of its own. Who wants to read what the
-        forward leaves begins the walk himself, anew for each forward."""
-        return replace(self, walk=Walk(tokens))
+        forward leaves begins the walk himself, anew for each forward; wanted: see `Walk`."""
+        return replace(self, walk=Walk(tokens, wanted=wanted))
 
     def adapt(self, slot: int, site: str, x: Tensor, y: Tensor) -> Tensor:
         """y plus the delta that the adapters give for x, or y itself when there is none."""

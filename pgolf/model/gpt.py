@@ -1,15 +1,16 @@
 """A GPT made of parts, walked by a LayerPlan: one forward for training, scoring, calibration and test-time training."""
 
 from collections.abc import Callable
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from pgolf.model.attention import CausalSelfAttention
 from pgolf.model.block import AttentionFactory, Block, MixInit, MlpFactory, RepeatFactory, WithoutAttention
-from pgolf.model.context import HEAD_SLOT, PLAIN, Context
+from pgolf.model.context import HEAD_SLOT, LAST, PLAIN, Context
 from pgolf.model.embedding import Embedding, EmbeddingInit
-from pgolf.model.fitting import Fitting
+from pgolf.model.fitting import Fittings, fit_all
 from pgolf.model.head import TiedHead, UntiedHead
 from pgolf.model.lanes import Wiring
 from pgolf.model.mup import WidthScaling, scale_initial_values
@@ -32,8 +33,8 @@ class GPT(Part):
     wiring of late layers. head: made as head(vocab_size, dim). softcap: optional cap on the logits,
     made as softcap(vocab_size). precision: dtypes; None keeps parameters in float32, with bf16 autocast on a GPU.
     vectors: gains, scales and mixes by virtual layer. repeat_mlp: MLPs of repeated visits. without_attention: blocks
-    that are an MLP alone. phinta: adapters on the stream (pgolf.model.phinta). mup: optional scaling of initial values
-    and logits with the width; RoleOptimizers has to be given the same.
+    that are an MLP alone. mup: optional scaling of initial values and logits with the width; RoleOptimizers has to be
+    given the same. fittings: parts that find their places in the finished model, see `Fittings`.
 
     Raises ValueError when dim is below 1, embedding_std negative, qk_gain a list of another length than the layers, or
     when no block would have attention, or one that does not exist none; and for an MLP of repeated visits that no plan
@@ -67,7 +68,7 @@ class GPT(Part):
         vectors: Callable[[int, int, float, int, int], VirtualVectors] | None = None,
         repeat_mlp: RepeatFactory | None = None,
         without_attention: WithoutAttention | None = None,
-        phinta: Fitting | None = None,
+        **fittings: Unpack[Fittings],
     ) -> None:
         super().__init__()
         if dim < 1 or embedding_std < 0:
@@ -121,9 +122,7 @@ class GPT(Part):
         self.head = head(vocab_size, dim)
         self.softcap = softcap(vocab_size) if softcap is not None else None
         self.phinta: PhiNTA | None = None
-        for fitting in (phinta,):
-            if fitting is not None:
-                fitting.fit(self)
+        fit_all(self, fittings)
         self.precision = precision if precision is not None else Precision(parameters={}, autocast="bfloat16")
         initialise(self, seed)
         self.base_model_dim = mup.base_model_dim if mup is not None else None
@@ -200,6 +199,8 @@ class GPT(Part):
     def forward(self, tokens: Tensor, context: Context = PLAIN) -> Tensor:
         """tokens int64 [B, T] -> normed hidden states [B, T, dim]; `logits` turns them into scores."""
         context = context if context.walk is not None else context.begun(tokens)
+        walk = context.walk
+        assert walk is not None  # begun
         embedded = self.precision.stream(self.tok_emb(tokens))
         if self.smear is not None:
             embedded = self.smear(embedded, tokens)
@@ -210,14 +211,17 @@ class GPT(Part):
             skip = kept.pop() if step.pop is not None else None
             if step.form == "lanes":
                 lanes = self._walk_lanes(lanes or [x, x], x0, skip, step, context)
+                walk.offer(step.block, lanes)
                 continue
             if skip is not None:
                 x = self._mix_skip(x, skip, step)
             x = self.blocks[step.block](x, x0, step, context, self.vectors_of(step))
+            walk.offer(step.block, [x])
             if step.push:
                 kept.append(x)
         if lanes and self.lanes is not None:
             x = self.lanes.merge(lanes)
+        walk.offer(LAST, [x])
         x = self.final_norm(x)
         return x if self.phinta is None else self.phinta(x)
 
