@@ -1,6 +1,6 @@
 """How an optional part finds its places in a model that is otherwise made."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 if TYPE_CHECKING:
     from pgolf.model.gpt import GPT
@@ -13,3 +13,21 @@ class Fitting(Protocol):
         """Change `model`, all of whose modules are made and none of whose parameters has its value yet. Raises
         ValueError when the model has no place for it."""
         ...
+
+
+class Fittings(TypedDict, total=False):
+    """The optional parts of that kind which a model takes, by the name of their group, in the order in which they find
+    their places. A new one is a line here."""
+
+    phinta: Fitting | None
+
+
+def fit_all(model: "GPT", fittings: Fittings) -> None:
+    """Let every part that is there find its places. Raises TypeError for one that `Fittings` does not name, as Python
+    does for an argument that does not exist."""
+    given: dict[str, Fitting | None] = dict(fittings)  # type: ignore[arg-type]
+    if unknown := sorted(given.keys() - Fittings.__annotations__.keys()):
+        raise TypeError(f"GPT got an unexpected keyword argument {unknown[0]!r}")
+    for part in (given.get(name) for name in Fittings.__annotations__):
+        if part is not None:
+            part.fit(model)
