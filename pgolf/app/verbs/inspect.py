@@ -85,11 +85,11 @@ def visits(model: Any, plan: Any) -> list[Visit]:
     """A plan for people: where each skip comes from and what each lane takes."""
     kept: list[int] = []
     found = []
-    for row in plan.rows():
+    for index, row in enumerate(plan.rows()):
         laned, block = row["form"] == "lanes", model.blocks[row["block"]]
         found.append(
             Visit(
-                slot=row["slot"],
+                slot=index,
                 block=row["block"],
                 visit=row["visit"],
                 form=row["form"],
@@ -99,10 +99,11 @@ def visits(model: Any, plan: Any) -> list[Visit]:
                 attends=block.attn is not None,
                 own_mlp=row["visit"] > 1 and len(block.repeats) > 0,
                 place=row["slot"] if model.vectors is not None and row["slot"] != row["block"] else None,
+                adapters=row["slot"] if row["slot"] != index else None,
             )
         )
         if row["push"]:
-            kept.append(row["slot"])
+            kept.append(index)
     return found
 
 
@@ -125,7 +126,8 @@ def _visit_row(visit: Visit) -> list[str]:
     if visit.own_mlp:
         routes[1] += " (its own)"
     block = f"{visit.block}" if visit.place is None else f"{visit.block} (vectors of {visit.place})"
-    return [str(visit.slot), block, str(visit.visit), visit.form, *routes, source]
+    slot = f"{visit.slot}" if visit.adapters is None else f"{visit.slot} (adapter slot {visit.adapters})"
+    return [slot, block, str(visit.visit), visit.form, *routes, source]
 
 
 def _lanes(lanes: tuple[int, ...]) -> str:
