@@ -61,7 +61,7 @@ def execute(
     _ = shop.dataset  # on every process before any stage that only the leader does
     with _no_validation(shop, "training"):
         record.stage("train", lambda: _train(shop))
-    record.stage("pre_quant", lambda: score(shop, "pre_quant", _averaged(shop)))
+    record.stage("pre_quant", lambda: score(shop, "pre_quant", _as_trained(shop)))
     with _no_validation(shop, "calibration, quantisation or packing"):
         record.stage("compress", lambda: _compress(shop))
     return _finish(shop)
@@ -225,6 +225,21 @@ def _train(shop: Workshop) -> dict[str, Any]:
 
 def _averaged(shop: Workshop) -> GPT:
     return shop.model_with(load_weights(shop.directory / "model.safetensors"))
+
+
+def _as_trained(shop: Workshop) -> GPT:
+    """The averaged weights; rounded where training saw them so at its end and promised that the artifact holds them."""
+    model, result = _averaged(shop), shop.record.result("train")
+    rule, on = shop.recipe.quant.qat, result["rounded_at"]
+    if rule is None or not rule.exact or on is None or rule.share(result["steps"] - 1 - on) < 1.0:
+        return model
+    rounding = shop.recipe.quant.training(model, functools.partial(_calibrate, shop, model))
+    assert rounding is not None  # there is a rule
+    rounding.begin()
+    with torch.no_grad():
+        for name, value in rounding.values().items():
+            model.get_parameter(name).copy_(value)
+    return model
 
 
 def _compress(shop: Workshop) -> dict[str, Any]:

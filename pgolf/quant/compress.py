@@ -23,7 +23,7 @@ from pgolf.quant.estimate import by_class, estimate
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.outcome import class_rows, error_norm, tensor_row
 from pgolf.quant.packer import RowOrder
-from pgolf.quant.qat import Calibrate, LateQat, WeightRounding
+from pgolf.quant.qat import Calibrate, Qat, WeightRounding
 from pgolf.quant.rotation import Online as Turns
 from pgolf.quant.rotation import Site
 from pgolf.quant.rotations import Rotation
@@ -89,7 +89,7 @@ class Compressor:
         correction: Lqer | None = None,
         rotation: Rotation | None = None,
         calibration: Text | None = None,
-        qat: LateQat | None = None,
+        qat: Qat | None = None,
     ):
         if coder not in CODERS:
             raise ValueError(f"coder={coder!r}: choose one of {', '.join(CODERS)}.")

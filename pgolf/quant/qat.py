@@ -15,59 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from pgolf.model.gpt import GPT
-from pgolf.model.roles import ROLES
 from pgolf.optim.schedule import Position, Schedule
 from pgolf.quant import rotation
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.qat_rounding import NEGLIGIBLE, rounded, steps_need_calibration
+from pgolf.quant.qat_rules import LateQat, Noisy, Qat, Ramp, SoftRound, ToIntegers
 from pgolf.quant.rules import Choice
-from pgolf.quant.schemes import Scheme
+from pgolf.quant.schemes import Float32, Scheme
 from pgolf.quant.schemes.scheme import Adjustable
 from pgolf.quant.target import first_guess
 
-AHEAD = 1e-3  # part of the budget that a look at where the learning rates are going reaches
+__all__ = ["Calibrate", "LateQat", "Noisy", "Qat", "Ramp", "SoftRound", "WeightRounding"]
 
 Calibrate = Callable[[list[str], list[str]], dict[str, Calibration]]
 """Calibrations of the weights named first, with the moments of those named second; every process calls it."""
-
-
-class LateQat:
-    """Rounding from some moment on, to the end of training.
-
-    below_lr_scale: on when the multiplier of the learning rates is below this and no longer rises; at_fraction: on from
-    this part of the budget; of two, whichever comes first. min_steps: fewer steps are refused: rounding that training
-    has no time to answer does harm (15 steps were published to cost 0.3 bits per byte). roles: of the weights that are
-    rounded, each as quant says it will be stored; what is stored in half precision is left alone.
-
-    Raises ValueError when neither moment is given or one cannot be.
-    """
-
-    def __init__(
-        self, *, below_lr_scale: float | None, at_fraction: float | None, min_steps: int, roles: list[str]
-    ) -> None:
-        if below_lr_scale is None and at_fraction is None:
-            raise ValueError("quant.qat never comes on: give below_lr_scale or at_fraction")
-        if below_lr_scale is not None and not below_lr_scale > 0.0:
-            raise ValueError(f"quant.qat.below_lr_scale={below_lr_scale} must be above 0")
-        if at_fraction is not None and not 0.0 <= at_fraction < 1.0:
-            raise ValueError(f"quant.qat.at_fraction={at_fraction} must be at least 0 and below 1")
-        if min_steps < 1:
-            raise ValueError(f"quant.qat.min_steps={min_steps} must be at least 1")
-        if unknown := sorted(set(roles) - set(ROLES)):
-            raise ValueError(f"quant.qat.roles has no role {unknown[0]!r}: choose among {', '.join(ROLES)}")
-        self.below_lr_scale, self.at_fraction = below_lr_scale, at_fraction
-        self.min_steps, self.roles = min_steps, tuple(roles)
-
-    def due(self, position: Position, lr_scale: Schedule) -> bool:
-        """Whether rounding is on at `position`, given the multiplier of the learning rates."""
-        if self.at_fraction is not None and position.fraction >= self.at_fraction:
-            return True
-        if self.below_lr_scale is None:
-            return False
-        soon = position.step + 1
-        seconds = position.seconds * soon / max(position.step, 1)
-        ahead = Position(soon, min(1.0, position.fraction + AHEAD), seconds)
-        return bool(self.below_lr_scale > lr_scale.at(position) >= lr_scale.at(ahead))
 
 
 class WeightRounding:
@@ -75,12 +36,12 @@ class WeightRounding:
 
     target_bytes: the size that the artifact is to fill, which widens or narrows all steps. sites: of the weights that
     are rotated by `turns` before they are quantised; they are rounded in that basis. ValueError when there is nothing
-    to round.
+    to round, or when a rule that promises the export to be what training saw cannot keep that.
     """
 
     def __init__(
         self,
-        rule: LateQat,
+        rule: Qat,
         model: GPT,
         choices: list[Choice],
         target_bytes: int | None,
@@ -89,12 +50,15 @@ class WeightRounding:
         turns: rotation.Online | None,
     ) -> None:
         self.rule, self.min_steps = rule, rule.min_steps
-        kept = [one for one in choices if one.role in rule.roles and not isinstance(one.scheme, NEGLIGIBLE)]
+        unseen = (Float32,) if rule.exact else NEGLIGIBLE
+        kept = [one for one in choices if one.role in rule.roles and not isinstance(one.scheme, unseen)]
         self.schemes: dict[str, Scheme] = {one.name: one.scheme for one in kept if one.scheme is not None}
         if not self.schemes:
             raise ValueError(
                 f"quant.qat rounds nothing: all weights of the roles {', '.join(rule.roles)} are kept in half precision"
             )
+        if rule.exact:
+            _refuse_inexact(choices, rule, turns)
         self.parameters: dict[str, nn.Parameter] = {name: model.get_parameter(name) for name in self.schemes}
         self.target_bytes, self.calibrate = target_bytes, calibrate
         self.sites, self.turns = sites, turns
@@ -147,27 +111,76 @@ class WeightRounding:
         scheme = self.schemes[name]
         return scheme.coarser(self.factor) if self.factor != 1.0 and isinstance(scheme, Adjustable) else scheme
 
+    def share(self, steps_on: int) -> float:
+        """The part of the rounding that weights feel after so many steps with it."""
+        return self.rule.share(steps_on)
+
     @torch.no_grad()
     def values(self) -> dict[str, Tensor]:
-        """The rounded weights, in the dtypes of the weights."""
-        return {name: self._rounded(name, one).to(one.dtype) for name, one in self.parameters.items()}
+        """The weights rounded as the export rounds them, in the dtypes of the weights."""
+        return {
+            name: self._rounded(name, one.detach().float(), torch.round).to(one.dtype)
+            for name, one in self.parameters.items()
+        }
 
-    def _rounded(self, name: str, weight: Tensor) -> Tensor:
+    def felt(self, steps_on: int, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights that a step sees, in the dtypes of `own`: the weights that are not rounded."""
+        share, found = self.rule.share(steps_on), {}
+        for name, weight in own.items():
+            value = self._rounded(name, weight.float(), self.rule.to_integers(name, steps_on)).to(weight.dtype)
+            # at a share of 1 exactly the rounded value, which w + (rounded - w) may miss by a bit
+            found[name] = value if share == 1.0 else torch.lerp(weight, value, share)
+        return found
+
+    def _rounded(self, name: str, weight: Tensor, to_integers: ToIntegers) -> Tensor:
         scheme, steps, site = self._scheme(name), self.steps.get(name), self.sites.get(name)
-        weight = weight.detach().float()
         if site is None or self.turns is None:
-            return rounded(scheme, weight, steps)
-        return self.turns.turn_back(rounded(scheme, self.turns.turn(weight, site), steps), site)
+            return rounded(scheme, weight, steps, to_integers)
+        return self.turns.turn_back(rounded(scheme, self.turns.turn(weight, site), steps, to_integers), site)
 
     @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """The model with rounded weights inside the block; its own are back afterwards, to the last bit."""
+    def applied(self, steps_on: int = 0) -> Iterator[None]:
+        """The model inside the block as a step sees it, after so many with rounding; its own weights are back
+        afterwards, to the last bit, and what the block added to their gradients belongs to them."""
         parameters: list[Tensor] = list(self.parameters.values())
         with torch.no_grad():
-            own = [parameter.detach().clone() for parameter in parameters]
-            torch._foreach_copy_(parameters, list(self.values().values()))
+            own = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        through = not self.rule.straight_through
+        for weight in own.values():
+            weight.requires_grad_(through)
+        with torch.set_grad_enabled(through):
+            felt = self.felt(steps_on, own)
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, [value.detach() for value in felt.values()])
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(parameters, own)
+                torch._foreach_copy_(parameters, [weight.detach() for weight in own.values()])
+        if through:
+            self._pull_back(own, felt)
+
+    def _pull_back(self, own: Mapping[str, Tensor], felt: Mapping[str, Tensor]) -> None:
+        """Gradients at what the step saw become those at the weights. Nothing was accumulated before the block."""
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                (pulled,) = torch.autograd.grad(felt[name], own[name], parameter.grad)
+                parameter.grad.copy_(pulled)
+
+
+def _refuse_inexact(choices: list[Choice], rule: Qat, turns: rotation.Online | None) -> None:
+    """ValueError where the export would not give back what training saw."""
+    promise = "this rule of quant.qat promises that the artifact holds what training saw"
+    if turns is not None:
+        raise ValueError(f"{promise}, which a rotation is not exact enough for: choose quant/rotation=none")
+    for one in choices:
+        if one.scheme is not None and one.role not in rule.roles and not isinstance(one.scheme, Float32):
+            raise ValueError(
+                f"{promise}: {one.name} is stored as {one.scheme.label}, so add {one.role} to quant.qat.roles, or "
+                "store it as float32"
+            )
+        if one.scheme is not None and one.scheme.needs_hessian:
+            raise ValueError(
+                f"{promise}, and {one.scheme.label} of {one.name} adds error feedback that training does not know: "
+                "choose a scheme that rounds each value by itself (int8_rows, percentile, ternary) or quant/qat=late"
+            )

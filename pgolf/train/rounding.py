@@ -42,8 +42,12 @@ class Rounding(Protocol):
         """Go on with what was learned."""
         ...
 
-    def applied(self) -> contextlib.AbstractContextManager[None]:
-        """The model with rounded weights inside the block."""
+    def share(self, steps_on: int) -> float:
+        """The part of the rounding that weights feel after so many steps with it."""
+        ...
+
+    def applied(self, steps_on: int) -> contextlib.AbstractContextManager[None]:
+        """The model with rounded weights inside the block, after so many steps with them."""
         ...
 
 
@@ -129,13 +133,19 @@ class Switch:
 
     def applied(self, progress: Progress) -> contextlib.AbstractContextManager[None]:
         """Rounded weights inside the block, where rounding is on."""
-        return contextlib.nullcontext() if progress.rounded_at is None else self.rounding.applied()
+        if progress.rounded_at is None:
+            return contextlib.nullcontext()
+        return self.rounding.applied(progress.step - progress.rounded_at)
 
     def conclude(self, progress: Progress) -> None:
-        """Say when rounding never came on."""
+        """Record that rounding never came on, or not in full."""
         if progress.rounded_at is None and not self.declined:
             self.log({"event": "qat", "state": "never"})
-            self.console.say("note: quant.qat never came on: training ended before its moment")
+        if progress.rounded_at is not None:
+            share = self.rounding.share(progress.step - 1 - progress.rounded_at)
+            if share < 1.0:
+                self.log({"event": "qat", "state": "partial", "share": share})
+                self.console.say(f"note: the last step felt {share:.0%} of what quant.qat rounds: it ended too early")
 
     def _left(self, step: int, seconds_per_step: float) -> int | None:
         """Steps that are left, by the nearer limit; seconds are the leader's, so all processes agree. None before the

@@ -30,9 +30,9 @@ def pack_bits(bits: np.ndarray) -> np.ndarray:
 def _grouped(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     """Values in row-major order as float64 [groups, group_size], the last group padded with zeros, and the number of
     elements of each group."""
-    values = weight.detach().double().cpu().reshape(-1)
+    values = weight.detach().double().reshape(-1)
     padded = torch.nn.functional.pad(values, (0, -len(values) % group_size)).reshape(-1, group_size)
-    counts = torch.full((len(padded), 1), float(group_size), dtype=torch.float64)
+    counts = torch.full((len(padded), 1), float(group_size), dtype=torch.float64, device=values.device)
     if len(padded):
         counts[-1] = len(values) - group_size * (len(padded) - 1)
     return padded, counts
@@ -78,24 +78,34 @@ class Ternary:
     def _size(self, shape: tuple[int, ...]) -> int:
         return self.group_size or math.prod(shape)
 
-    def quantise(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
-        """Encode a tensor of any shape; nothing of the calibration is used."""
-        require_finite(weight)
-        size = self._size(tuple(weight.shape))
-        values, counts = _grouped(weight, size)
+    def levels_of(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Symbols -1, 0, 1 as float64 [groups, group size], the last group padded with zeros, and the scale of each
+        group in the dtype that is stored, on the device of `weight`, a tensor of any shape.
+
+        Training rounds by this and the export does, so both have the same scales. Sums are float64: exact for groups
+        of 128 float32 values, unless magnitudes differ more than two million times, so no device's order of summing
+        shows. With keep_mean, what comes back from here goes to itself, to the last bit.
+        """
+        values, counts = _grouped(weight, self._size(tuple(weight.shape)))
+        symbols, scales = self._levels(values, counts)
+        return symbols, scales[:, 0].to(getattr(torch, self.scale))
+
+    def _levels(self, values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Symbols [groups, group size] and scales [groups, 1] of values [groups, group size], all float64."""
         mean = values.abs().sum(dim=1, keepdim=True) / counts
         symbols = torch.where(values.abs() > self.threshold * mean, values.sign(), torch.zeros_like(values))
         share = symbols.abs().sum(dim=1, keepdim=True) / counts
         kept = share.clamp_min(1e-300) if self.keep_mean else torch.ones_like(share)
-        scales = torch.where(share > 0, mean / kept, torch.zeros_like(mean))[:, 0]
-        flat = symbols.reshape(-1)[: weight.numel()].to(torch.int8).numpy()
-        return self._encoded(weight, flat, scales, size)
+        return symbols, torch.where(share > 0, mean / kept, torch.zeros_like(mean))
 
-    def _encoded(self, weight: Tensor, symbols: np.ndarray, scales: Tensor, size: int) -> Encoded:
-        shape = tuple(weight.shape)
-        stored = scales.to(getattr(torch, self.scale))
+    def quantise(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
+        """Encode a tensor of any shape; nothing of the calibration is used."""
+        require_finite(weight)
+        shape, size = tuple(weight.shape), self._size(tuple(weight.shape))
+        levels, stored = self.levels_of(weight.cpu())
         if not torch.isfinite(stored).all():
             raise ValueError(f"a scale exceeds the range of {self.scale}; use scale=float32.")
+        symbols = levels.reshape(-1)[: weight.numel()].to(torch.int8).numpy()
         parts = {"scales": stored.numpy(), "group_size": np.array(size, np.int32)}
         return Encoded("groups", self.label, shape, parts | self._packed(symbols, shape))
 
@@ -124,13 +134,10 @@ class Binary(Ternary):
         super().__init__(group_size=group_size, packing="bits", scale=scale)
         self.label = "binary"
 
-    def quantise(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
-        """Encode a tensor of any shape; nothing of the calibration is used."""
-        require_finite(weight)
-        size = self._size(tuple(weight.shape))
-        values, counts = _grouped(weight, size)
-        symbols = np.where(weight.detach().float().cpu().numpy().reshape(-1) < 0, -1, 1)
-        return self._encoded(weight, symbols, (values.abs().sum(dim=1, keepdim=True) / counts)[:, 0], size)
+    def _levels(self, values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Symbols [groups, group size] and scales [groups, 1] of values [groups, group size], all float64."""
+        mean = values.abs().sum(dim=1, keepdim=True) / counts
+        return torch.where(values < 0, -torch.ones_like(values), torch.ones_like(values)), mean
 
     def _packed(self, symbols: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         return {"signs": pack_bits(symbols > 0)}
