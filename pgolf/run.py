@@ -24,12 +24,14 @@ from pgolf.audit.seal import BEFORE_SCORING, WHILE_SCORING, sealed
 from pgolf.console import Console, Silent
 from pgolf.data.baselines import baselines
 from pgolf.data.dataset import Dataset
+from pgolf.data.encoding.alone import bytes_alone
 from pgolf.data.loaders import BatchShape
 from pgolf.distributed import Group
 from pgolf.errors import UserError
 from pgolf.files import read_json, write_bytes, write_json
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
+from pgolf.model.mode import evaluating
 from pgolf.model.roles import parameter_roles, stream
 from pgolf.model.sample import continuation
 from pgolf.quant import container
@@ -193,6 +195,8 @@ def _prepare(shop: Workshop) -> dict[str, Any]:
 def _train(shop: Workshop) -> dict[str, Any]:
     recipe = shop.recipe
     model = shop.new_model()
+    rounding = recipe.quant.training(model, functools.partial(_calibrate, shop, model))  # of what will be stored
+    recipe.train.equip(model, recipe.seed)
     optimizers = recipe.optim(model)
     clock = BudgetClock()
     averaged, progress = recipe.train.run(
@@ -206,7 +210,9 @@ def _train(shop: Workshop) -> dict[str, Any]:
         console=shop.console,
         log=shop.record.log,
         validate=functools.partial(validate, shop, model),
-        rounding=recipe.quant.training(model, functools.partial(_calibrate, shop, model)),
+        rounding=rounding,
+        seed=recipe.seed,
+        token_bytes=lambda: bytes_alone(shop.dataset.front_end),
     )
     if shop.group.leads:
         weights = {name: value.to(model.state_dict()[name].dtype).contiguous() for name, value in averaged.items()}
@@ -280,7 +286,8 @@ def _calibrate(shop: Workshop, model: GPT, names: list[str], with_moments: list[
     shape = BatchShape(whole_rows, train.sequence_tokens)
     files, group = shop.dataset.train_files, shop.group
     ground = Ground(model, shop.attention, files, shape, shop.recipe.seed, group, shop.console)
-    return calibrate(quant.calibration, quant.calibration_batches, names, with_moments, ground)
+    with evaluating(model):
+        return calibrate(quant.calibration, quant.calibration_batches, names, with_moments, ground)
 
 
 def _load(shop: Workshop) -> tuple[GPT, float]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pgolf.console import Silent
 from pgolf.data.validation import ValidationSet
 from pgolf.model.gpt import GPT
+from pgolf.model.mode import evaluating
 from pgolf.score.ledger import Ledger, Total
 from pgolf.score.scorer import Scorer
 from pgolf.train import interrupts
@@ -60,7 +61,8 @@ def score(shop: Workshop, stage: str, model: GPT, strategy: Strategy | None = No
 def validate(shop: Workshop, model: GPT) -> dict[str, float]:
     """Score the validation text with the weights as they are in the middle of training; nothing is learned from it."""
     scorer = Scorer(shop.validation, shop.group)
-    plain(shop).run(model, scorer, replace(shop.bench("validation"), console=Silent(), log=lambda event: None))
+    with evaluating(model):
+        plain(shop).run(model, scorer, replace(shop.bench("validation"), console=Silent(), log=lambda event: None))
     total = scorer.total()
     shop.console.say(f"validation: {total.val_bpb:.4f} bits per byte")
     return {"val_bpb": total.val_bpb, "val_loss": total.val_loss}

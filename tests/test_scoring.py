@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pgolf import scoring
+from pgolf.model.dropout import NormPercentile
 from pgolf.record import RunRecord, Untracked
 from pgolf.report.runs import read_documents, read_events
 from pgolf.score.scorer import Scorer
@@ -86,3 +87,9 @@ def test_a_signal_ends_scoring_with_a_part_that_is_no_result(tmp_path):
 def test_lengths_fall_into_doubling_buckets():
     lengths = np.array([0, 1, 16, 17, 32, 33, 100_000])
     assert scoring.bucket(lengths).tolist() == [16, 16, 16, 32, 32, 64, 131072]
+
+
+def test_scores_in_the_middle_of_training_leave_out_what_training_drops(tmp_path):
+    dropping, plain = (tiny_model(scramble=0.1, mlp_dropout=part) for part in (NormPercentile(quantile=0.5), None))
+    assert scoring.validate(shop(tmp_path), dropping) == scoring.validate(shop(tmp_path), plain.eval())
+    assert dropping.training and not plain.training  # each goes on as it was

@@ -20,7 +20,7 @@ from pgolf.model.vectors import VectorSet
 
 RepeatFactory = Callable[[Mlp, Callable[[], Mlp]], OwnMlp | OwnDown]
 AttentionFactory = Callable[[int, float, int, int], CausalSelfAttention]
-MlpFactory = Callable[[int], Mlp]
+MlpFactory = Callable[[int, int, int], Mlp]
 MixInit = Literal["stream", "phase"]
 
 
@@ -63,9 +63,9 @@ class Block(Part):
         super().__init__()
         self.layer_scale = layer_scale
         self.attn = attention(dim, qk_gain, layer, num_layers) if attention is not None else None
-        self.mlp = mlp(dim)
+        self.mlp = mlp(dim, layer, num_layers)
         self.repeats: list[OwnMlp | OwnDown] = nn.ModuleList(  # type: ignore[assignment]
-            [] if repeat is None else [repeat(self.mlp, partial(mlp, dim)) for _ in range(repeats)]
+            [] if repeat is None else [repeat(self.mlp, partial(mlp, dim, layer, num_layers)) for _ in range(repeats)]
         )
         if self.attn is not None:
             self.declare("attn_scale", (dim,), "scalar", constant(1.0))

@@ -19,7 +19,9 @@ class Fittings(TypedDict, total=False):
     """The optional parts of that kind which a model takes, by the name of their group, in the order in which they find
     their places. A new one is a line here."""
 
+    recurrence: Fitting | None
     phinta: Fitting | None
+    mlp_dropout: Fitting | None
 
 
 def fit_all(model: "GPT", fittings: Fittings) -> None:

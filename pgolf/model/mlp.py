@@ -1,5 +1,7 @@
 """The feed-forward half of a block."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -7,7 +9,8 @@ from pgolf.model.context import Context
 from pgolf.model.roles import Linear, Part, constant, orthogonal
 
 
-def _hidden(dim: int, multiple: float) -> int:
+def hidden_width(dim: int, multiple: float) -> int:
+    """floor(multiple * dim). ValueError when that is no unit."""
     hidden = int(multiple * dim)  # rounded down, as in the published scripts
     if hidden < 1:
         raise ValueError(f"mlp.multiple={multiple} leaves no hidden unit at model.dim={dim}")
@@ -15,26 +18,40 @@ def _hidden(dim: int, multiple: float) -> int:
 
 
 class Mlp(Part):
-    """What all have: a hidden layer, and the matrix `proj` from it back to the stream."""
+    """What all have: a hidden layer, and the matrix `proj` from it back to the stream.
+
+    dim: width of the stream; layer of num_layers: the block that it belongs to. dropout: what happens to the hidden
+    layer in training, None: nothing (pgolf.model.dropout).
+    """
 
     proj: Linear
+    dropout: Callable[[Tensor], Tensor] | None
+
+    def __init__(self, dim: int, layer: int, num_layers: int) -> None:
+        super().__init__()
+        self.dropout = None
 
     def hidden(self, n: Tensor) -> Tensor:
         """n: normed input [B, T, dim] -> [B, T, hidden]."""
         raise NotImplementedError(f"{type(self).__name__} has no hidden layer")
 
+    def features(self, n: Tensor) -> Tensor:
+        """n: normed input [B, T, dim] -> [B, T, hidden], what `proj` reads."""
+        hidden = self.hidden(n)
+        return self.dropout(hidden) if self.dropout is not None and self.training else hidden
+
     def forward(self, n: Tensor, slot: int, context: Context) -> Tensor:
         """n: normed input [B, T, dim] -> [B, T, dim]."""
-        return context.adapt(slot, "mlp", n, self.proj(self.hidden(n)))
+        return context.adapt(slot, "mlp", n, self.proj(self.features(n)))
 
 
 class LeakyReLUSquared(Mlp):
     """W_down (leaky_relu(W_up n, slope))^2, hidden width = floor(multiple * dim). slope=0 is ReLU^2 (Primer); 0.5
     from PR 1394 on."""
 
-    def __init__(self, dim: int, *, multiple: float, slope: float) -> None:
-        super().__init__()
-        hidden = _hidden(dim, multiple)
+    def __init__(self, dim: int, layer: int, num_layers: int, *, multiple: float, slope: float) -> None:
+        super().__init__(dim, layer, num_layers)
+        hidden = hidden_width(dim, multiple)
         self.slope = slope
         self.fc = Linear(dim, hidden, "matrix", orthogonal())
         self.proj = Linear(hidden, dim, "matrix", constant(0.0))
@@ -47,9 +64,9 @@ class LeakyReLUSquared(Mlp):
 class SwiGLU(Mlp):
     """W_down (silu(W_gate n) * W_up n), hidden width = floor(multiple * dim) (Shazeer 2020, arXiv 2002.05202)."""
 
-    def __init__(self, dim: int, *, multiple: float) -> None:
-        super().__init__()
-        hidden = _hidden(dim, multiple)
+    def __init__(self, dim: int, layer: int, num_layers: int, *, multiple: float) -> None:
+        super().__init__(dim, layer, num_layers)
+        hidden = hidden_width(dim, multiple)
         self.fc = Linear(dim, hidden, "matrix", orthogonal())
         self.fc_gate = Linear(dim, hidden, "matrix", orthogonal())
         self.proj = Linear(hidden, dim, "matrix", constant(0.0))

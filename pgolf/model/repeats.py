@@ -33,14 +33,16 @@ class OwnDown(Part):
 
     def __init__(self, base: Mlp, make: Callable[[], Mlp]) -> None:
         super().__init__()
+        if not isinstance(getattr(base, "proj", None), Linear):
+            raise ValueError(f"repeat_mlp=down: {type(base).__name__} has no single down matrix; choose full")
         out_features, in_features = base.proj.weight.shape
         proj = Linear(in_features, out_features, "matrix", constant(0.0))
         self.mlp = nn.ModuleDict({"proj": proj})  # named as in an MLP, so that rules by name find it
 
     def sources(self) -> dict[str, str]:
         """Parameter here -> parameter of the block's MLP that it begins as."""
-        return {"mlp.proj.weight": "proj.weight"}
+        return {f"mlp.{name}": name for name, _ in self.mlp.named_parameters()}
 
     def forward(self, n: Tensor, slot: int, context: Context, base: Mlp) -> Tensor:
         """n: normed input [B, T, dim] -> [B, T, dim]."""
-        return context.adapt(slot, "mlp", n, self.mlp["proj"](base.hidden(n)))
+        return context.adapt(slot, "mlp", n, self.mlp["proj"](base.features(n)))

@@ -131,7 +131,7 @@ def test_meta_device_builds_without_memory():
         (lambda: Rotary(dims=4, base=0.0), "base=0.0 must be positive"),
         (lambda: tiny_model(dim=0), "dim=0 must be at least 1"),
         (lambda: tiny_model(embedding_std=-0.1), "embedding_std=-0.1 not negative"),
-        (lambda: LeakyReLUSquared(8, multiple=0.01, slope=0.5), "no hidden unit"),
+        (lambda: LeakyReLUSquared(8, 0, 1, multiple=0.01, slope=0.5), "no hidden unit"),
         (lambda: HeadGate(8, 2, width=12, scale=1.0, init_std=0.0), "between 1 and model.dim=8"),
         (lambda: Depth(num_layers=4, loop_start=2, loop_end=4, num_loops=1, skips=True), "layers 0..3"),
         (lambda: Depth(num_layers=0, loop_start=0, loop_end=0, num_loops=0, skips=True), "at least one layer"),

@@ -108,11 +108,11 @@ def test_gated_exclusion_takes_tanh_alpha_of_the_component():
 
 
 def test_swiglu_follows_its_formula():
-    mlp, n = scramble(SwiGLU(8, multiple=2.5)), torch.randn(1, 3, 8)
+    mlp, n = scramble(SwiGLU(8, 0, 1, multiple=2.5)), torch.randn(1, 3, 8)
     expected = (F.silu(n @ mlp.fc_gate.weight.T) * (n @ mlp.fc.weight.T)) @ mlp.proj.weight.T
     torch.testing.assert_close(mlp(n, 0, Context()), expected)
     assert mlp.fc.weight.shape == (20, 8)
-    assert SwiGLU(8, multiple=2.6).fc.weight.shape == (20, 8)  # 20.8, rounded down
+    assert SwiGLU(8, 0, 1, multiple=2.6).fc.weight.shape == (20, 8)  # 20.8, rounded down
 
 
 def test_overtone_embedding_has_singular_values_that_fall_like_one_over_the_root():
