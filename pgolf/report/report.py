@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pgolf.errors import UserError
 from pgolf.files import write_bytes
-from pgolf.report import adaptation, curves, plots, schedule, scores, sections, settings
+from pgolf.report import adaptation, curves, overview, plots, schedule, scores, sections, settings
 from pgolf.report.comparability import check_denominator
 from pgolf.report.comparison import Group, make_groups
 from pgolf.report.page import Section, render_page
@@ -75,6 +75,7 @@ def _overview(groups: list[Group], found: Found, out: Path) -> Section:
     tables = [
         sections.groups_table(groups),
         sections.runs_table(groups),
+        overview.seconds_table(groups),
         *scores.length_comparison(groups),
         sections.difference_table(groups),
         sections.problems_table(found.problems),
@@ -87,10 +88,16 @@ def _overview(groups: list[Group], found: Found, out: Path) -> Section:
     if len(found.runs) > 1:
         path = plots.group_bpb(groups, out / "groups.png")
         images.append((path, "Final bits per byte of every group, seeds as dots"))
+        path_stages = overview.stages(groups, out / "stages.png")
+        images.append((path_stages, "Bits per byte of every group through the stages"))
+        path_lengths = overview.by_length(groups, out / "lengths.png") if len(groups) > 1 else None
+        images.append((path_lengths, "Difference from the first group by document length"))
     path_loss = plots.training_loss(groups, out / "training_loss.png")
     images.append((path_loss, "Training loss over steps"))
     path_size = plots.artifact_bytes(groups, out / "artifact_bytes.png")
     images.append((path_size, "Artifact bytes against the limit"))
+    path_seconds = overview.seconds(groups, out / "seconds.png")
+    images.append((path_seconds, "Seconds of training and scoring against the limits"))
     section.images = [(path, text) for path, text in images if path]
     for run in found.runs:
         section.warnings.extend(run.events()[1])

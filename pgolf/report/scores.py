@@ -1,6 +1,7 @@
 """Where bits are spent: bits per byte by document length and by position, and differences with paired intervals."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -55,27 +56,57 @@ def by_position(run: Run) -> Table | None:
     return Table("Bits per byte by position", headers, rows)
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A group minus the first in bits per byte over documents of at most `longest` tokens (None: all), and the 95 %
+    interval of its bootstrap over documents; one document alone has none (low = high = change)."""
+
+    longest: int | None
+    documents: int
+    change: float
+    low: float
+    high: float
+
+
+def differences(groups: list[Group]) -> dict[str, list[Difference]]:
+    """Every group minus the first by document length, nats averaged over seeds; a group that scored other documents is
+    left out. UserError where a run did not write down its documents."""
+    base, base_nats = _mean(groups[0])
+    found = {}
+    for group in groups[1:]:
+        documents, nats = _mean(group)
+        if not _same(documents, base):
+            continue
+        everything = np.ones(len(base.document), dtype=bool)
+        found[group.label] = [
+            Difference(longest, int(chosen.sum()), *_change(base_nats, nats, base, chosen))
+            for longest, chosen in [(None, everything), *_buckets(base)]
+            if base.num_bytes[chosen].sum()
+        ]
+    return found
+
+
 def length_comparison(groups: list[Group]) -> list[Table]:
     """Every group minus the first, by document length, nats averaged over seeds; empty where they cannot be paired."""
     if len(groups) < 2:
         return []
     try:
-        means = [_mean(group) for group in groups]
+        found = differences(groups)
     except UserError:  # each run's own section says what is missing
         return []
-    base, base_nats = means[0]
     rows = []
-    for group, (documents, nats) in zip(groups[1:], means[1:], strict=True):
-        same = np.array_equal(documents.document, base.document) and np.array_equal(documents.num_bytes, base.num_bytes)
-        if not same:
+    for group in groups[1:]:
+        if group.label not in found:
             rows.append([group.label, "all", "", "other documents: not comparable", ""])
-            continue
-        everything = np.ones(len(base.document), dtype=bool)
-        parts = [("all", everything), *[(f"up to {longest:,}", chosen) for longest, chosen in _buckets(base)]]
-        for name, chosen in parts:
-            rows.append([group.label, name, f"{chosen.sum():,}", *_difference(base_nats, nats, base, chosen)])
+        for one in found.get(group.label, []):
+            name = "all" if one.longest is None else f"up to {one.longest:,}"
+            rows.append([group.label, name, f"{one.documents:,}", f"{one.change:+.5f}", _interval(one.low, one.high)])
     headers = ["group", "document, tokens", "documents", f"minus {groups[0].label}, bits per byte"]
     return [Table("Difference by document length", [*headers, "95 % interval, paired by document"], rows, left=2)]
+
+
+def _same(documents: Documents, base: Documents) -> bool:
+    return np.array_equal(documents.document, base.document) and np.array_equal(documents.num_bytes, base.num_bytes)
 
 
 def _mean(group: Group) -> tuple[Documents, np.ndarray]:
@@ -94,13 +125,27 @@ def _buckets(documents: Documents) -> list[tuple[int, np.ndarray]]:
 
 def _difference(base: np.ndarray, candidate: np.ndarray, documents: Documents, chosen: np.ndarray) -> list[str]:
     """candidate - base in bits per byte over the chosen documents, and its interval."""
+    if not documents.num_bytes[chosen].sum():
+        return ["no bytes", ""]
+    change, low, high = _change(base, candidate, documents, chosen)
+    return [f"{change:+.5f}", _interval(low, high)]
+
+
+def _change(
+    base: np.ndarray, candidate: np.ndarray, documents: Documents, chosen: np.ndarray
+) -> tuple[float, float, float]:
+    """candidate - base in bits per byte over the chosen documents, and its interval: of no width for one document."""
+    num_bytes = documents.num_bytes[chosen]
     try:
-        found = statistics.bootstrap_documents(base[chosen], candidate[chosen], documents.num_bytes[chosen], REPLICATES)
+        found = statistics.bootstrap_documents(base[chosen], candidate[chosen], num_bytes, REPLICATES)
     except ValueError:
-        num_bytes = documents.num_bytes[chosen].sum()
-        change = (candidate[chosen].sum() - base[chosen].sum()) / math.log(2)
-        return [f"{change / num_bytes:+.5f}" if num_bytes else "no bytes", "none: one document"]
-    return [f"{-found.gain:+.5f}", f"{-found.high:+.5f} .. {-found.low:+.5f}"]
+        change = float((candidate[chosen].sum() - base[chosen].sum()) / math.log(2) / num_bytes.sum())
+        return change, change, change
+    return -found.gain, -found.high, -found.low
+
+
+def _interval(low: float, high: float) -> str:
+    return "none: one document" if low == high else f"{low:+.5f} .. {high:+.5f}"
 
 
 def _bpb(nats: float, num_bytes: float) -> str:

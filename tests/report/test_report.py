@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from pgolf.errors import UserError
-from pgolf.report import adaptation, schedule
+from pgolf.report import adaptation, overview, schedule, scores
+from pgolf.report.comparison import make_groups
 from pgolf.report.page import Section, render_page
 from pgolf.report.report import main
-from pgolf.report.runs import read_run
+from pgolf.report.runs import find_runs, read_run
 from pgolf.report.tables import html_table, markdown_table, text_table
 
 from .fake_runs import fake_config, fake_run
@@ -27,7 +28,10 @@ def test_report_of_two_groups(tmp_path, capsys):
     assert "not counted" in capsys.readouterr().out
     page = (out / "report.html").read_text()
     images = list(out.glob("*.png"))
-    assert len(images) == 3 + 2 * 5
+    assert {image.stem for image in images if "-" not in image.stem} == {
+        *("groups", "stages", "lengths", "training_loss", "artifact_bytes", "seconds")
+    }
+    assert len([image for image in images if "-" in image.stem]) == 2 * 5
     assert all(image.read_bytes().startswith(b"\x89PNG") for image in images)
     assert page.count("data:image/png;base64,") == len(images)
     assert "slow &lt;&amp;&gt;" in page and "slow <&>" not in page
@@ -35,6 +39,33 @@ def test_report_of_two_groups(tmp_path, capsys):
     assert "<value> of & a file" not in page
     text = (out / "report.md").read_text()
     assert "| optim.matrix.lr | 0.026 | 0.02 |" in text
+
+
+def test_seconds_are_set_against_both_readings_of_the_limits(tmp_path):
+    for seed, seconds in ((1, 580.0), (2, 590.0)):
+        fake_run(tmp_path / "runs" / f"s{seed}", seed=seed, train_seconds=seconds)
+    table = overview.seconds_table(make_groups(find_runs([tmp_path / "runs"]).groups()))
+    assert table is not None
+    assert [row[2:] for row in table.rows] == [
+        ["603.3", "600", "NO"],  # with calibration and packing
+        ["590.0", "600", "yes"],
+        ["39.7", "600", "yes"],
+    ]
+
+
+def test_differences_by_length_are_the_seeds_means(tmp_path):
+    for seed in (1, 2):
+        fake_run(tmp_path / "runs" / f"a{seed}", seed=seed)
+        config = fake_config(seed, optim={"matrix": {"lr": 0.02}})
+        fake_run(tmp_path / "runs" / f"b{seed}", seed=seed, name="b", config=config, bpb=1.3 + seed / 100)
+    groups = make_groups(find_runs([tmp_path / "runs"]).groups())
+    (rows,) = scores.differences(groups).values()
+    nats = [np.mean([run.documents().nats["final"] for run in group.runs], axis=0) for group in groups]
+    num_bytes = groups[0].runs[0].documents().num_bytes
+    assert rows[0].longest is None and rows[0].documents == len(num_bytes)
+    assert rows[0].change == pytest.approx((nats[1] - nats[0]).sum() / np.log(2) / num_bytes.sum())
+    assert sum(row.documents for row in rows[1:]) == len(num_bytes)
+    assert rows[0].low < rows[0].change < rows[0].high
 
 
 def test_the_page_opens_offline(tmp_path):
