@@ -18,6 +18,7 @@ from pgolf.model.norm import RMSNorm, rms_norm
 from pgolf.model.phinta import PhiNTA
 from pgolf.model.plan import Depth, LayerPlan, Pass
 from pgolf.model.precision import Precision
+from pgolf.model.recurrence import Recurrence
 from pgolf.model.roles import Part, constant, initialise
 from pgolf.model.smear import SmearGate
 from pgolf.model.vectors import VectorSet, VirtualVectors
@@ -122,6 +123,7 @@ class GPT(Part):
         self.head = head(vocab_size, dim)
         self.softcap = softcap(vocab_size) if softcap is not None else None
         self.phinta: PhiNTA | None = None
+        self.recurrence: Recurrence | None = None
         fit_all(self, fittings)
         self.precision = precision if precision is not None else Precision(parameters={}, autocast="bfloat16")
         initialise(self, seed)
@@ -215,7 +217,9 @@ class GPT(Part):
                 continue
             if skip is not None:
                 x = self._mix_skip(x, skip, step)
-            x = self.blocks[step.block](x, x0, step, context, self.vectors_of(step))
+            before, x = x, self.blocks[step.block](x, x0, step, context, self.vectors_of(step))
+            if self.recurrence is not None:
+                x = self.recurrence(before, x, step, walk)
             walk.offer(step.block, [x])
             if step.push:
                 kept.append(x)
