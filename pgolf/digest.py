@@ -26,7 +26,7 @@ BOOKKEEPING = frozenset(
     }
 )
 DATA_BOOKKEEPING = frozenset({"workers", "connections"})
-TRAIN_BOOKKEEPING = frozenset({"early_stop"})  # a run that it does not end is the run that it would have been
+TRAIN_BOOKKEEPING = frozenset({"early_stop", "diagnostics"})  # what only watches: the run is what it would have been
 SHORT = 8  # digits in the name of a directory
 
 

@@ -14,6 +14,11 @@ Weights = dict[str, Tensor]
 class Averaging(Protocol):
     """What the training loop does with an average."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether it has taken in weights."""
+        ...
+
     def update(self, model: nn.Module, position: Position, lr_scale: float) -> None:
         """Take in the weights after a step; `position` is after it, `lr_scale` the learning-rate multiplier of it."""
         ...
@@ -46,6 +51,7 @@ class ExponentialAverage:
             raise ValueError(f"averaging decay={decay} must lie in [0, 1)")
         self.decay = decay
         self.average = _copy(model)
+        self.begun = True
 
     @torch.no_grad()
     def update(self, model: nn.Module, position: Position | None = None, lr_scale: float = 1.0) -> None:
@@ -85,6 +91,11 @@ class WarmdownAverage:
         self.every, self.below = every, below
         self.count = 0
         self.total = {name: torch.zeros_like(value) for name, value in _copy(model).items()}
+
+    @property
+    def begun(self) -> bool:
+        """Whether a step's turn has come."""
+        return self.count > 0
 
     @torch.no_grad()
     def update(self, model: nn.Module, position: Position, lr_scale: float) -> None:
@@ -126,6 +137,7 @@ class SeveralDecays:
     def __init__(self, model: nn.Module, *, decays: Sequence[float]) -> None:
         if not decays or len(set(decays)) < len(decays):
             raise ValueError(f"averaging decays={list(decays)} must be different numbers, at least one")
+        self.begun = True
         self.averages = {f"{decay:g}": ExponentialAverage(model, decay=decay) for decay in decays}
         self.chosen: str | None = None
 

@@ -23,11 +23,23 @@ class Position:
 
 @dataclass(frozen=True)
 class Turn:
-    """A point at which a schedule changes its course: `what` happens when `clock` reaches `at`."""
+    """A point at which a schedule changes its course: `what` happens when `clock` reaches `at`, or with `beyond` when
+    it has passed it."""
 
     what: str
     clock: Literal["fraction", "step"]
     at: float
+    beyond: bool = False
+
+    def reached(self, position: Position) -> bool:
+        """Whether a step that begins at `position` comes after the turn."""
+        now = getattr(position, self.clock)
+        return bool(now > self.at if self.beyond else now >= self.at)
+
+    @property
+    def planned(self) -> str:
+        """When it should happen, for people."""
+        return f"{self.at:.1%} of the budget" if self.clock == "fraction" else f"step {self.at:g}"
 
 
 class Schedule(Protocol):
@@ -96,14 +108,19 @@ class StepWarmdown:
     published runs knew. Raises ValueError when steps or max_steps is negative, or both limits are None.
     """
 
-    turns: Sequence[Turn] = ()  # they depend on the speed of the machine
-
     def __init__(self, *, steps: int, max_steps: int | None, max_seconds: float | None) -> None:
         if steps < 0 or (max_steps is not None and max_steps < 0):
             raise ValueError(f"warmdown steps={steps} and max_steps={max_steps} must not be negative")
         if max_steps is None and max_seconds is None:
             raise ValueError("the warmdown has no end: set its max_steps or max_seconds")
         self.steps, self.max_steps, self.max_seconds = steps, max_steps or 0, max_seconds
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """The start of the fall; with a budget in seconds none, since it depends on the speed of the machine."""
+        if self.steps == 0 or self.max_seconds is not None:
+            return []
+        return [Turn("the warmdown starts", "step", max(self.max_steps - self.steps, 0))]
 
     def at(self, position: Position) -> float:
         """Multiplier at `position`."""
@@ -213,7 +230,7 @@ class Stages:
     def turns(self) -> Sequence[Turn]:
         """The start of every stage but the first."""
         pairs = zip(self.stages, self.stages[1:], strict=False)
-        return [Turn(f"the stage of {value} starts", "fraction", end) for (_, end), (value, _) in pairs]
+        return [Turn(f"the stage of {value} starts", "fraction", end, beyond=True) for (_, end), (value, _) in pairs]
 
     def at(self, position: Position) -> int:
         """The value at `position`; beyond the budget, that of the last stage."""

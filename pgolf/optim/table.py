@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pgolf.optim.schedule import Position, Schedule, Stages
+from pgolf.optim.schedule import Position, Schedule, Stages, Turn
 
 
 def positions(
@@ -65,12 +65,11 @@ def planned_and_actual(
 def never_happened(schedules: Mapping[str, Schedule], last: Position) -> list[str]:
     """A sentence for every turn of a schedule that training ended before (a published taper was planned for step 14,000
     of a run that stopped at step 4,844, and nobody saw)."""
-    sentences = []
-    for name, schedule in schedules.items():
-        for turn in schedule.turns:
-            reached = getattr(last, turn.clock)
-            if reached < turn.at:
-                unit = f"{turn.at:.1%} of the budget" if turn.clock == "fraction" else f"step {turn.at:g}"
-                here = f"{reached:.1%}" if turn.clock == "fraction" else f"step {reached}"
-                sentences.append(f"{name}: {turn.what} at {unit}, but training ended at {here}")
-    return sentences
+    every = [(name, turn) for name, schedule in schedules.items() for turn in schedule.turns]
+    return [missed(name, turn, last) for name, turn in every if not turn.reached(last)]
+
+
+def missed(name: str, turn: Turn, last: Position) -> str:
+    """The sentence for a turn of the schedule `name` that training, which ended at `last`, did not come to."""
+    here = f"{last.fraction:.1%}" if turn.clock == "fraction" else f"step {last.step}"
+    return f"{name}: {turn.what} at {turn.planned}, but training ended at {here}"

@@ -26,6 +26,8 @@ from pgolf.train.batches import batch_loss, gives_whole_rows, loss_of
 from pgolf.train.checkpoint import Checkpoints
 from pgolf.train.clock import BudgetClock
 from pgolf.train.course import Course, constant_or, rewarmed
+from pgolf.train.diagnostics.passes import PassCosine
+from pgolf.train.diagnostics.watch import Watch
 from pgolf.train.early_stop import BehindReference
 from pgolf.train.refusals import batch_sizes, refuse_impossible, sequence_lengths
 from pgolf.train.rounding import Rounding, Switch, planned, refuse_few_steps
@@ -49,6 +51,7 @@ class Trainer:
     checkpoint_seconds: seconds between checkpoints, of which the last checkpoints_kept stay.
     compile: torch.compile the loss; "auto": on a GPU, and it says so; warmup: optimiser steps before the first.
     validate_every: steps between validations, which no budget counts. early_stop: ends a run that falls behind another.
+    diagnostics: what is measured of the model besides what every run records (pgolf.train.diagnostics).
 
     max_seconds=None with max_steps gives the same bits again on the same machine; a budget in seconds does not.
     Raises ValueError for what cannot be.
@@ -80,6 +83,7 @@ class Trainer:
         warmup: Warmup | None = None,
         validate_every: int | None = None,
         early_stop: BehindReference | None = None,
+        diagnostics: PassCosine | None = None,
     ) -> None:
         self.max_steps, self.max_seconds = max_steps, max_seconds
         self.batch_tokens, self.micro_batch_tokens = batch_tokens, micro_batch_tokens
@@ -90,7 +94,7 @@ class Trainer:
         self.loader, self.prefetch_batches = loader, prefetch_batches
         self.checkpoint_seconds, self.checkpoints_kept = checkpoint_seconds, checkpoints_kept
         self.compile, self.warmup, self.validate_every = compile, warmup, validate_every
-        self.early_stop = early_stop
+        self.early_stop, self.diagnostics = early_stop, diagnostics
         refuse_impossible(self)
 
     def run(
@@ -123,6 +127,18 @@ class Trainer:
         session = Session(model, optimizers, self.averaging(model), clip, loader, progress, rounding)
         with clock.phase("compile"):
             loss = self._prepared_loss(session, attention, group, console)
+        watch = Watch(
+            session,
+            course,
+            self.diagnostics,
+            lambda batch, longest: batch_loss(model, batch, attention, group.device, longest),
+            group,
+            clock,
+            console,
+            log,
+            self.early_stop is not None,
+            rounding is not None,
+        )
         steps = Steps(
             course,
             session,
@@ -131,6 +147,7 @@ class Trainer:
             micro_steps,
             loss,
             self.context is not None,
+            watch,
             group,
             clock,
             console,

@@ -1,7 +1,7 @@
 """Everything that training must remember to go on as if it had never stopped."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -31,7 +31,8 @@ class Remembering(Protocol):
 class Progress:
     """Where training stands. data_seconds: how long it has waited for batches; sequence_tokens: of the present stage,
     which began at the step changed_at (None: the first); rounded_at: the first step with rounded weights (None: none so
-    far)."""
+    far); turns: the events of the schedules so far; dead: parameters that do not learn; undecided: those of which that
+    is not known yet (None: all). Lists are replaced and never changed: a checkpoint may hold them."""
 
     step: int = 0
     tokens: int = 0
@@ -40,6 +41,9 @@ class Progress:
     sequence_tokens: int | None = None
     changed_at: int | None = None
     rounded_at: int | None = None
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    dead: list[dict[str, Any]] = field(default_factory=list)
+    undecided: list[str] | None = None
 
 
 @dataclass

@@ -22,6 +22,7 @@ from pgolf.train.checkpoint import Checkpoints
 from pgolf.train.clock import BudgetClock
 from pgolf.train.course import Course, Settings, logged
 from pgolf.train.diagnosis import broken_weights, first_not_finite
+from pgolf.train.diagnostics.watch import Watch
 from pgolf.train.rounding import Switch
 from pgolf.train.state import Session
 
@@ -41,8 +42,8 @@ class Steps:
     """The steps of one run: what they work with, and what is done between them.
 
     micro_steps: micro-batches of a rank by tokens of a batch; loss: mean loss of a micro-batch whose longest sequence
-    has so many tokens; recut: whether sequences are cut to the length of the stage here, and not by the loader; switch:
-    turns rounding of the weights on, where they are rounded at all.
+    has so many tokens; recut: whether sequences are cut to the length of the stage here, and not by the loader; watch:
+    what the run records of itself; switch: turns rounding of the weights on, where they are rounded at all.
     """
 
     course: Course
@@ -52,6 +53,7 @@ class Steps:
     micro_steps: dict[int, int]
     loss: Callable[[Batch, int], Tensor]
     recut: bool
+    watch: Watch
     group: Group
     clock: BudgetClock
     console: Console
@@ -98,7 +100,9 @@ class Steps:
 
     def given_up(self, why: str) -> UserError:
         """The error that ends training for a reason which is not its own, after the state was saved."""
-        self.save(self.clock.elapsed("train"))
+        seconds = self.clock.elapsed("train")
+        self.watch.stopped_early(self._position(seconds))
+        self.save(seconds)
         self.checkpoints.close()
         return UserError(why)
 
@@ -111,6 +115,8 @@ class Steps:
         """One optimiser step and its record; gives the loss. UserError when that is not a number."""
         progress, average = self.session.progress, self.session.average
         settings = self._enter(moment)
+        begun = Position(progress.step, moment.fraction, moment.seconds)
+        self.watch.before_step(begun, settings)
         if self.switch is not None:
             self.switch.before_step(progress, moment.fraction, moment.seconds)
         taken = self._taken(settings.sequence_tokens)
@@ -123,6 +129,7 @@ class Steps:
         self._record(moment, settings, taken, loss, grad_norm)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise self._not_a_number(loss, grad_norm, taken, settings)
+        self.watch.after_step(begun, taken.batches[-1], settings.sequence_tokens)
         return loss
 
     def averaged(self, holdout_batches: int) -> Weights:
@@ -143,14 +150,18 @@ class Steps:
         progress, seconds = self.session.progress, self.clock.elapsed("train")
         if self.switch is not None:
             self.switch.conclude(progress)
-        last = Position(progress.step, self.course.fraction(progress.step, seconds), seconds)
-        missed = self.course.never_happened(last)
+        missed = self.watch.conclude(self._position(seconds))
         planned = self.course.table(seconds / max(progress.step, 1))
         self.log({"event": "schedules", "planned": planned, "never_happened": missed})
         for sentence in missed:
             self.console.say(f"note: {sentence}")
         share = progress.data_seconds / max(seconds, 1e-9)
         self.console.say(f"training waited {progress.data_seconds:.2f} s for its data ({share:.2%} of its time)")
+
+    def _position(self, seconds: float) -> Position:
+        """Where training stands after so many seconds."""
+        step = self.session.progress.step
+        return Position(step, self.course.fraction(step, seconds), seconds)
 
     def _enter(self, moment: Moment) -> Settings:
         """Set everything to what the course says for this moment."""
@@ -183,6 +194,7 @@ class Steps:
                 loss = self.loss(taken.next(), settings.sequence_tokens) / micro_steps
                 loss.backward()
                 total += loss.detach()
+        self.watch.after_backward()
         norm = self.exchange.average([total])
         mean_loss, grad_norm = float(total), float(norm)
         if math.isfinite(mean_loss) and math.isfinite(grad_norm):

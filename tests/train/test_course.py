@@ -102,7 +102,10 @@ def test_what_was_planned_and_what_never_happened_is_recorded(tmp_path):
     for event in events:
         index = by_step[event["step"] - 1]
         assert planned["momentum"][index] == event["momentum"] and planned["plan"][index] == event["plan"]
-    assert record["never_happened"] == ["momentum: the momentum ramp ends at step 5, but training ended at step 4"]
+    assert record["never_happened"] == [
+        "lr_scale: the warmdown starts at step 8, but training ended at step 4",
+        "momentum: the momentum ramp ends at step 5, but training ended at step 4",
+    ]
     assert f"note: {record['never_happened'][0]}" in console.said
 
 
