@@ -8,6 +8,7 @@ from pgolf.model.context import Context
 from pgolf.model.norm import rms_norm
 from pgolf.model.roles import Linear, Part, constant, orthogonal
 from pgolf.model.rope import Rotary
+from pgolf.model.values import ValueResidual, with_embedding
 
 
 class CausalSelfAttention(Part):
@@ -16,7 +17,8 @@ class CausalSelfAttention(Part):
 
     num_heads query heads share num_kv_heads key/value heads. exclude: optional XSA, made as
     exclude(num_heads, layer, num_layers), which gives None for a layer without it. gate: optional per-head gate on the
-    output, made as gate(dim, num_heads) and fed the normed block input and the query projection. Raises ValueError when
+    output, made as gate(dim, num_heads) and fed the normed block input and the query projection. value_residual:
+    optional mix with the first layer's values, made as value_residual(layer). Raises ValueError when
     a count of heads is below 1, dim is not divisible by num_heads, num_heads not by num_kv_heads, or the rotary
     dimensions exceed the head.
     """
@@ -35,6 +37,7 @@ class CausalSelfAttention(Part):
         rope: Rotary,
         exclude: Callable[[int, int, int], nn.Module | None] | None,
         gate: Callable[[int, int], nn.Module] | None,
+        value_residual: Callable[[int], ValueResidual] | None = None,
     ) -> None:
         super().__init__()
         if min(num_heads, num_kv_heads) < 1:
@@ -55,6 +58,7 @@ class CausalSelfAttention(Part):
         self.declare("q_gain", (num_heads,), "scalar", constant(qk_gain))
         self.exclude = exclude(num_heads, layer, num_layers) if exclude is not None else None
         self.gate = gate(dim, num_heads) if gate is not None else None
+        self.value_residual = value_residual(layer) if value_residual is not None else None
 
     def forward(self, n: Tensor, slot: int, context: Context, gain: Tensor | None = None) -> Tensor:
         """n: normed block input [B, T, dim] -> [B, T, dim]. gain [num_heads]: instead of its own."""
@@ -62,13 +66,16 @@ class CausalSelfAttention(Part):
             context.adapt(slot, site, n, projection(n))
             for site, projection in (("q", self.c_q), ("k", self.c_k), ("v", self.c_v))
         ]
+        projected[2] = with_embedding(projected[2], slot, context)
         q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in projected)
+        if self.value_residual is not None:
+            v = self.value_residual(v, context)
         q, k = self.rope(rms_norm(q)), self.rope(rms_norm(k))
         gain = self.q_gain if gain is None else gain
         q = q * gain[:, None].to(q.dtype)
         y = context.attention(q, k, v, context.packing)
         if self.exclude is not None:
-            y = self.exclude(y, v)
+            y = self.exclude(y, v, context.walk)
         if self.gate is not None:
             y = y * self.gate(n, projected[0])
         return context.adapt(slot, "o", n, self.proj(y.flatten(2)))
