@@ -1,13 +1,22 @@
 """Linear maps that are not one matrix of free elements: two thin factors, with or without a frozen random basis.
 
 A basis is drawn from (seed, its name) wherever the model is made, and costs no byte of an artifact. What is trained,
-quantised and adapted are matrices of `Linear`s, so optimisers, calibration and rules by name find them as any other.
+quantised and calibrated are matrices of `Linear`s, so optimisers, schemes and rules by name find them as any other:
+`blocks.0.mlp.fc.weight` [out, in] becomes `blocks.0.mlp.fc.down.weight` [r, in] and `blocks.0.mlp.fc.up.weight`
+[out, r].
 """
 
-from torch import Tensor
+import math
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from pgolf.model.roles import Init, Linear, Part
+from pgolf.model.roles import Init, Linear, Part, constant, normal, orthogonal
+
+if TYPE_CHECKING:
+    from pgolf.model.gpt import GPT
 
 
 class LowRankLinear(Part):
@@ -35,3 +44,95 @@ class FrozenPlusLowRank(LowRankLinear):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
         return linear(x, self.basis.to(x.dtype)) + super().forward(x)
+
+
+class InRandomRows(Part):
+    """y = (x R^T) C^T: the r rows of R [r, in], the buffer `basis`, are frozen and drawn by `basis`; C [out, r], which is
+    `up.weight`, says how they add up to each row of the matrix C R."""
+
+    basis: Tensor
+
+    def __init__(self, in_features: int, out_features: int, rank: int, basis: Init, up: Init) -> None:
+        super().__init__()
+        self.declare_fixed("basis", (rank, in_features), basis)
+        self.up = Linear(rank, out_features, "matrix", up)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        return self.up(linear(x, self.basis.to(x.dtype)))
+
+
+class _Replacing:
+    """Weight matrices are made otherwise: those of the linear maps whose name (`blocks.3.mlp.fc`, `blocks.3.attn.c_q`)
+    matches one of `patterns`, as file names do.
+
+    Raises ValueError for a rank below 1.
+    """
+
+    frozen = True
+
+    def __init__(self, *, rank: int, patterns: list[str]) -> None:
+        if rank < 1:
+            raise ValueError(f"basis.rank={rank} must be at least 1")
+        self.rank, self.patterns = rank, patterns
+
+    def fit(self, model: "GPT") -> None:
+        """Replace the linear maps that match. ValueError when none does, when the factors of one would have as many
+        elements as its matrix, and for frozen maps of repeated visits, which could not begin as copies of others."""
+        found = [
+            (name, module)
+            for name, module in model.named_modules()
+            if isinstance(module, Linear)
+            and module.roles["weight"] == "matrix"
+            and any(fnmatchcase(name, pattern) for pattern in self.patterns)
+        ]
+        if not found:
+            raise ValueError(
+                f"basis.patterns={self.patterns} match no linear map; there is blocks.0.mlp.fc, for example"
+            )
+        for name, module in found:
+            if self.frozen and ".repeats." in name:
+                raise ValueError("basis: the frozen part of a repeated visit is its own, so repeat_mlp has to be none")
+            out_features, in_features = module.weight.shape
+            made = self.make(in_features, out_features, module.inits["weight"])
+            trained = sum(parameter.numel() for parameter in made.parameters())
+            if trained >= module.weight.numel():
+                raise ValueError(
+                    f"basis.rank={self.rank}: {name} would have {trained:,} elements in place of "
+                    f"{module.weight.numel():,}; lower it, or leave that map out of basis.patterns"
+                )
+            parent, _, local = name.rpartition(".")
+            setattr(model.get_submodule(parent), local, made)
+
+    def make(self, in_features: int, out_features: int, begun: Init) -> nn.Module:
+        """What replaces a matrix [out_features, in_features] that would have begun as `begun`."""
+        raise NotImplementedError(f"{type(self).__name__} replaces no matrix")
+
+
+class LowRank(_Replacing):
+    """Two trained factors: x A B, A orthogonal, B as the whole matrix would begin: orthogonal, or zero towards the
+    residual stream (Itssshikhar's fork, rank 128 in 15 layers instead of 9)."""
+
+    frozen = False
+
+    def make(self, in_features: int, out_features: int, begun: Init) -> LowRankLinear:
+        """Two factors."""
+        return LowRankLinear(in_features, out_features, self.rank, orthogonal(), begun)
+
+
+class RandomPlusLowRank(_Replacing):
+    """A frozen matrix and two trained factors: x W^T + x A B with W ~ N(0, 1 / in), A ~ N(0, 0.01^2), B = 0, so that
+    also what is written to the residual stream begins as random (2026-04-30, Random_Linear_Adapter)."""
+
+    def make(self, in_features: int, out_features: int, begun: Init) -> FrozenPlusLowRank:
+        """A frozen matrix and two factors."""
+        frozen = normal(1.0 / math.sqrt(in_features))
+        return FrozenPlusLowRank(in_features, out_features, self.rank, frozen, normal(0.01), constant(0.0))
+
+
+class RandomRows(_Replacing):
+    """Coefficients over r frozen random rows: C R with R ~ N(0, 1 / in), C as the whole matrix would begin."""
+
+    def make(self, in_features: int, out_features: int, begun: Init) -> InRandomRows:
+        """Frozen rows and their coefficients."""
+        return InRandomRows(in_features, out_features, self.rank, normal(1.0 / math.sqrt(in_features)), begun)

@@ -19,9 +19,19 @@ class Fittings(TypedDict, total=False):
     """The optional parts of that kind which a model takes, by the name of their group, in the order in which they find
     their places. A new one is a line here."""
 
+    embedding: Fitting | None
+    bigram: Fitting | None
+    value_embedding: Fitting | None
+    mlp_smear: Fitting | None
+    block_gate: Fitting | None
+    running_mean: Fitting | None
+    skips: Fitting | None
+    differential: Fitting | None
     recurrence: Fitting | None
     phinta: Fitting | None
     mlp_dropout: Fitting | None
+    basis: Fitting | None
+    matrix_init: Fitting | None  # the last: it is about all matrices
 
 
 def fit_all(model: "GPT", fittings: Fittings) -> None:

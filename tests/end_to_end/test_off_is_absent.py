@@ -93,7 +93,7 @@ def losses(model: GPT, config: dict[str, Any]) -> list[float]:
         if step == 2:
             model.set_plan("looped")
         optimizers.zero_grad()
-        loss = batch_loss(model, batch, attention, device, 64)
+        loss, _ = batch_loss(model, batch, attention, device, 64)
         found.append(float(loss.detach()))
         if step < 3:
             loss.backward()
@@ -133,9 +133,16 @@ def test_a_part_that_is_added_moves_no_other_initial_value(group: str, option: s
     assert digest(absent) != digest(present)
     before, after = made(absent).state_dict(), made(present).state_dict()
     shared = before.keys() & after.keys()
-    assert shared in (before.keys(), after.keys())  # a part adds parameters, or takes some away
+    # a part adds parameters, takes some away, or puts others in the place of a matrix
+    gone = {name for name in before.keys() - after.keys() if not any(_inside(name, other) for other in after)}
+    assert not gone or shared == after.keys()
     moved = [name for name in shared if before[name].shape != after[name].shape or not before[name].equal(after[name])]
     assert moved == []
+
+
+def _inside(weight: str, name: str) -> bool:
+    """Whether a parameter belongs to what may have replaced the module of a weight."""
+    return name.startswith(weight.removesuffix("weight")) and name != weight
 
 
 def test_a_new_absent_node_changes_no_digest() -> None:
