@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from pgolf.model.context import Context
+from pgolf.model.differential import Difference
 from pgolf.model.norm import rms_norm
 from pgolf.model.roles import Linear, Part, constant, orthogonal
 from pgolf.model.rope import Rotary
@@ -58,7 +59,13 @@ class CausalSelfAttention(Part):
         self.declare("q_gain", (num_heads,), "scalar", constant(qk_gain))
         self.exclude = exclude(num_heads, layer, num_layers) if exclude is not None else None
         self.gate = gate(dim, num_heads) if gate is not None else None
+        self.difference: Difference | None = None
         self.value_residual = value_residual(layer) if value_residual is not None else None
+
+    @property
+    def maps(self) -> int:
+        """How often a back end is called for one pass."""
+        return 1 if self.difference is None else self.difference.maps
 
     def forward(self, n: Tensor, slot: int, context: Context, gain: Tensor | None = None) -> Tensor:
         """n: normed block input [B, T, dim] -> [B, T, dim]. gain [num_heads]: instead of its own."""
@@ -70,12 +77,22 @@ class CausalSelfAttention(Part):
         q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in projected)
         if self.value_residual is not None:
             v = self.value_residual(v, context)
-        q, k = self.rope(rms_norm(q)), self.rope(rms_norm(k))
+        q, k = self._placed(q), self._placed(k)
         gain = self.q_gain if gain is None else gain
         q = q * gain[:, None].to(q.dtype)
-        y = context.attention(q, k, v, context.packing)
+        y = self._attended(q, k, v, context)
         if self.exclude is not None:
             y = self.exclude(y, v, context.walk)
         if self.gate is not None:
             y = y * self.gate(n, projected[0])
         return context.adapt(slot, "o", n, self.proj(y.flatten(2)))
+
+    def _placed(self, x: Tensor) -> Tensor:
+        """Queries or keys [B, T, heads, head_dim], normed and rotated."""
+        return self.rope(rms_norm(x)) if self.difference is None else self.difference.placed(x, self.rope)
+
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """[B, T, num_heads, head_dim]."""
+        if self.difference is not None:
+            return self.difference(q, k, v, context)
+        return context.attention(q, k, v, context.packing)

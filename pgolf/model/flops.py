@@ -37,13 +37,14 @@ def flops_per_token(model: GPT, plan: LayerPlan, sequence_tokens: int) -> Flops:
     blocks: 2 n for every visited weight matrix of n elements, projections, gates and frozen ones alike, with what reads
     the embedding and the final norm. attention: token t of a
     sequence of T reads t keys and t values in each of H heads of width d, 4 t H d; the mean over the sequence is
-    2 (T + 1) H d for each visited block (causal, so half of what dense formulas count). head: 2 vocab_size dim.
+    2 (T + 1) H d for each visited block (causal, so half of what dense formulas count), twice that
+    where attention is the difference of two maps. head: 2 vocab_size dim.
     Norms, activations, gating and the softmax are not counted, as usual.
     """
     # a repeated visit multiplies with its own matrices in place of the block's, of the same shapes
     products = [_products(block) - sum(map(_products, block.repeats)) for block in model.blocks]
     attentions = [block.attn for block in model.blocks]
-    widths = [0 if one is None else one.num_heads * one.head_dim for one in attentions]
+    widths = [0 if one is None else one.maps * one.num_heads * one.head_dim for one in attentions]
     visits = [step.block for step in plan.passes]
     around = sum(_products(part) for part in (model.smear, model.phinta) if part is not None)
     again = [step.block for step in plan.passes if step.form == "lanes"]  # an adapter sees each of two lanes
