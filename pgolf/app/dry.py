@@ -62,6 +62,7 @@ def _build_model(config: dict[str, Any], parts: dict[str, Any]) -> None:
     import torch
 
     from pgolf.train.loop import Trainer
+    from pgolf.train.loss.objective import shed
 
     with torch.device("meta"):
         with blaming(config["model"], "model"):
@@ -69,10 +70,12 @@ def _build_model(config: dict[str, Any], parts: dict[str, Any]) -> None:
         if isinstance(parts.get("train"), Trainer):
             with blaming(config["train"], "train"):
                 parts["train"].activation(list(model.plans))
+                parts["train"].equip(model, config["seed"])
                 parts["train"].averaging(model)
         if "optim" in parts:
             with blaming(config["optim"], "optim"):
                 parts["optim"](model)
+        shed(model, {})  # what only training has is not stored
     if "quant" in parts:
         _check_calibration(model, parts["quant"])
     if {"quant", "train"} <= parts.keys():

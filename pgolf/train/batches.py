@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from pgolf.data.loaders import Batch, Loader
 from pgolf.data.loaders.batch import MakeLoader
@@ -13,6 +12,8 @@ from pgolf.kernels.attend import Attention
 from pgolf.kernels.packing import Packing, build_cu_seqlens
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
+from pgolf.train.loss.forward import Loss, loss_of
+from pgolf.train.loss.objective import Given
 
 
 class Taken:
@@ -20,13 +21,14 @@ class Taken:
 
     sequence_tokens: cut what the loader gives into sequences of at most so many; None: it has done so. Batches that
     were drawn ahead are cut when they are taken, so none is lost when the length changes. bucket: the number of
-    boundaries of a packed row is padded to a multiple of it.
+    boundaries of a packed row is padded to a multiple of it. given: what an objective gives each of them.
     """
 
     def __init__(self, loader: Loader, sequence_tokens: int | None = None, bucket: int = 1) -> None:
         self.loader, self.sequence_tokens, self.bucket = loader, sequence_tokens, bucket
         self.seconds = 0.0
         self.batches: list[Batch] = []
+        self.given: list[Given] = []
 
     def next(self) -> Batch:
         """The loader's next batch."""
@@ -53,32 +55,25 @@ def cut(batch: Batch, sequence_tokens: int, bucket: int = 1) -> Batch:
     return batch._replace(cu_seqlens=boundaries)
 
 
-def loss_of(model: GPT, inputs: Tensor, targets: Tensor, context: Context) -> Tensor:
-    """Mean cross entropy in nats of rows [B, T] of tokens; this is what is compiled."""
-    with model.precision.autocast(inputs.device):
-        hidden = model(inputs, context)
-        logits = model.logits(hidden, context)
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-
-
 def batch_loss(
     model: GPT,
     batch: Batch,
     attention: Attention,
     device: torch.device,
     longest: int,
-    loss: Callable[..., Tensor] = loss_of,
-) -> Tensor:
-    """Mean cross entropy in nats of one micro-batch; packed documents, and rows, do not see each other. longest: tokens
-    of the longest piece that the loader gives, a constant of a stage: what depends on it is compiled once. loss:
-    `loss_of`, or what was compiled from it."""
+    loss: Callable[..., Loss] = loss_of,
+    *given: Given,
+) -> Loss:
+    """The loss of one micro-batch; packed documents, and rows, do not see each other. longest: tokens of the longest
+    piece that the loader gives, a constant of a stage: what depends on it is compiled once. loss: `loss_of`, or what
+    was compiled from it; or that of an objective, with what that is `given`."""
     packing = None
     if batch.cu_seqlens is not None:
         packing = Packing.from_cu_seqlens(batch.cu_seqlens, longest).to(device)
     # flattened first: a packed row keeps the stride of what it was cut from, and a graph is compiled for its strides
     rows = (tokens.flatten().view(tokens.shape) for tokens in (batch.inputs, batch.targets))
     inputs, targets = (tokens.to(device, non_blocking=True) for tokens in rows)
-    return loss(model, inputs, targets, Context(attention, packing))
+    return loss(model, inputs, targets, Context(attention, packing), *(one.to(device) for one in given))
 
 
 def gives_whole_rows(loader: MakeLoader) -> bool:

@@ -1,15 +1,15 @@
 """Which tensor stopped being a number first."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pgolf.data.loaders import Batch
+Share = TypeVar("Share")
 
 
-def first_not_finite(model: nn.Module, batches: Sequence[Batch], loss: Callable[[Batch], Tensor]) -> str | None:
+def first_not_finite(model: nn.Module, batches: Sequence[Share], loss: Callable[[Share], Tensor]) -> str | None:
     """Walk the step again that went wrong, and name the first tensor with a NaN or an infinity; None when all are
     finite.
 

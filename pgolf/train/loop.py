@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from pgolf.console import Console
 from pgolf.data.loaders import Batch, BatchShape, Prefetch
@@ -22,18 +21,20 @@ from pgolf.optim.exchange import GradientExchange
 from pgolf.optim.roles import RoleOptimizers
 from pgolf.optim.schedule import Activation, Schedule, Stages
 from pgolf.train import interrupts
-from pgolf.train.batches import batch_loss, gives_whole_rows, loss_of
+from pgolf.train.batches import batch_loss, gives_whole_rows
 from pgolf.train.checkpoint import Checkpoints
 from pgolf.train.clock import BudgetClock
 from pgolf.train.course import Course, constant_or, rewarmed
 from pgolf.train.diagnostics.passes import PassCosine
 from pgolf.train.diagnostics.watch import Watch
 from pgolf.train.early_stop import BehindReference
+from pgolf.train.loss.forward import Loss, loss_of
+from pgolf.train.loss.objective import Given, Objective, Running, TokenBytes, attach, shed
 from pgolf.train.refusals import batch_sizes, refuse_impossible, sequence_lengths
 from pgolf.train.rounding import Rounding, Switch, planned, refuse_few_steps
 from pgolf.train.state import Progress, Session
 from pgolf.train.steps import Steps
-from pgolf.train.warmup import Warmup, rehearse, shapes_once, synthetic
+from pgolf.train.warmup import LossOfBatch, Warmup, rehearse, shapes_once, synthetic
 
 
 class Trainer:
@@ -46,6 +47,7 @@ class Trainer:
     drawn ahead of the step that uses them.
     loop_at: part of the budget at which the looped plan takes over; a list gives one for each plan after the first
     (model.depth.ramp). schedule, momentum, weight_decay (of matrices): see pgolf.optim.schedule.
+    loss: what is minimised, for which the model has to be `equip`ped; None: plain cross entropy.
     clip: see pgolf.optim.clip. averaging: made as averaging(model); holdout_batches: micro-batches of a rank, of
     training text not yet used, by which the best of several averages is chosen.
     checkpoint_seconds: seconds between checkpoints, of which the last checkpoints_kept stay.
@@ -84,6 +86,7 @@ class Trainer:
         validate_every: int | None = None,
         early_stop: BehindReference | None = None,
         diagnostics: PassCosine | None = None,
+        loss: Objective | None = None,
     ) -> None:
         self.max_steps, self.max_seconds = max_steps, max_seconds
         self.batch_tokens, self.micro_batch_tokens = batch_tokens, micro_batch_tokens
@@ -94,7 +97,7 @@ class Trainer:
         self.loader, self.prefetch_batches = loader, prefetch_batches
         self.checkpoint_seconds, self.checkpoints_kept = checkpoint_seconds, checkpoints_kept
         self.compile, self.warmup, self.validate_every = compile, warmup, validate_every
-        self.early_stop, self.diagnostics = early_stop, diagnostics
+        self.early_stop, self.diagnostics, self.loss = early_stop, diagnostics, loss
         refuse_impossible(self)
 
     def run(
@@ -111,11 +114,14 @@ class Trainer:
         log: Callable[[dict[str, Any]], None],
         validate: Callable[[], dict[str, float]] | None = None,
         rounding: Rounding | None = None,
+        seed: int = 0,
+        token_bytes: TokenBytes | None = None,
     ) -> tuple[Weights, Progress]:
         """Train `model` in place; returns the averaged weights and where training ended.
 
         Continues from the newest state in `directory` that is whole, bit for bit on a CPU. validate: scores the model
-        as it is. rounding: of the weights, near the end. Raises interrupts.Interrupted after SIGINT or SIGTERM, once
+        as it is. rounding: of the weights, near the end. seed: of what the loss draws; token_bytes: of every id, for a
+        loss that is weighted by them. Raises interrupts.Interrupted after SIGINT or SIGTERM, once
         the state of the last step is saved.
         """
         micro_steps, course = self.micro_steps(group.world_size), self.course(list(model.plans))
@@ -125,13 +131,14 @@ class Trainer:
         clip, loader = copy.deepcopy(self.clip), self.batches(dataset, group)
         progress = Progress()
         session = Session(model, optimizers, self.averaging(model), clip, loader, progress, rounding)
+        running = None if self.loss is None else self.loss.run(seed, token_bytes)
         with clock.phase("compile"):
-            loss = self._prepared_loss(session, attention, group, console)
+            loss = self._prepared_loss(session, attention, group, console, running)
         watch = Watch(
             session,
             course,
             self.diagnostics,
-            lambda batch, longest: batch_loss(model, batch, attention, group.device, longest),
+            lambda batch, longest: batch_loss(model, batch, attention, group.device, longest)[0],
             group,
             clock,
             console,
@@ -153,6 +160,7 @@ class Trainer:
             console,
             log,
             None if rounding is None else Switch(rounding, self.schedule, course, group, console, log),
+            running,
         )
         steps.resume()
         if self.early_stop is not None:
@@ -172,7 +180,13 @@ class Trainer:
         steps.conclude()
         for target, source in model.begin_plan("looped").items():  # where training never came to recurrence
             weights[target] = weights[source].clone()
-        return weights, progress
+        return shed(model, weights), progress
+
+    def equip(self, model: GPT, seed: int) -> None:
+        """Give `model`, before its optimisers are made, the parts that only training has. ValueError when the loss does
+        not fit the model."""
+        if self.loss is not None:
+            attach(model, self.loss.heads(model), seed)
 
     def course(self, plans: Sequence[str]) -> Course:
         """All schedules of a run; `plans` names the model's plans in order. ValueError as `activation`."""
@@ -234,23 +248,38 @@ class Trainer:
         return Prefetch(loader, depth=self.prefetch_batches, pin=group.device.type == "cuda")
 
     def _prepared_loss(
-        self, session: Session, attention: Attention, group: Group, console: Console
-    ) -> Callable[[Batch, int], Tensor]:
-        """The mean loss of a micro-batch, compiled where asked for and rehearsed, so that no step waits for that."""
+        self, session: Session, attention: Attention, group: Group, console: Console, running: Running | None
+    ) -> Callable[..., Loss]:
+        """The loss of a micro-batch, compiled where asked for and rehearsed, so that no step waits for that."""
         model, device = session.model, group.device
+        function = loss_of if running is None else running.loss_of
 
-        def plain(batch: Batch, longest: int) -> Tensor:
-            return batch_loss(model, batch, attention, device, longest)
+        def plain(batch: Batch, longest: int, *given: Given) -> Loss:
+            return batch_loss(model, batch, attention, device, longest, function, *given)
 
         compiles = self._compiles(device, console)
         if not compiles and self.warmup is None:
             return plain
         rows, bucket = gives_whole_rows(self.loader), getattr(session.loader.loader, "bucket", 1)
         batches = synthetic(rows, self.micro_batch_tokens, sequence_lengths(self), model.vocab_size, bucket)
-        loss = self._compiled(session, attention, group, console, batches) if compiles else None
+
+        def compiled(batch: Batch, longest: int, *given: Given) -> Loss:
+            return batch_loss(model, batch, attention, device, longest, graph, *given)
+
+        def rehearsed(loss: Callable[..., Loss]) -> LossOfBatch:
+            return lambda batch, longest: loss(batch, longest, *(running.alone(batch) if running else ()))[0]
+
+        loss = plain
+        if compiles:
+            # a loss is compiled anew for every shape, and for the few numbers of documents in a row
+            shapes = self.course(list(model.plans)).shapes()
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 * len(shapes))
+            graph = torch.compile(function)
+            if self._compiler_works(session, rehearsed(compiled), group, console, batches, shapes):
+                loss = compiled
         if self.warmup is not None:
-            rehearse(model, session.optimizers, session.clip, group, loss or plain, batches, self.warmup)
-        return loss or plain
+            rehearse(model, session.optimizers, session.clip, group, rehearsed(loss), batches, self.warmup)
+        return loss
 
     def _compiles(self, device: torch.device, console: Console) -> bool:
         """Whether the loss is compiled; says why where that was left to pgolf."""
@@ -261,29 +290,26 @@ class Trainer:
         console.say(f"train.compile=auto: {told}")
         return on_gpu
 
-    def _compiled(
-        self, session: Session, attention: Attention, group: Group, console: Console, batches: dict[int, Batch]
-    ) -> Callable[[Batch, int], Tensor] | None:
-        """The compiled loss, after every shape that training comes to; None where that fails on any rank."""
-        model, device = session.model, group.device
-        shapes = self.course(list(model.plans)).shapes()
-        # a loss is compiled anew for every shape, and for the few numbers of documents in a row
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 * len(shapes))
-        compiled = torch.compile(loss_of)
-
-        def loss(batch: Batch, longest: int) -> Tensor:
-            return batch_loss(model, batch, attention, device, longest, compiled)
-
+    def _compiler_works(
+        self,
+        session: Session,
+        loss: LossOfBatch,
+        group: Group,
+        console: Console,
+        batches: dict[int, Batch],
+        shapes: list[tuple[str, int]],
+    ) -> bool:
+        """Compile every shape that training comes to; False, and a remark, where that fails on any rank. UserError
+        where it was asked for."""
         failure = None
         try:
-            shapes_once(model, session.optimizers, loss, batches, shapes)
+            shapes_once(session.model, session.optimizers, loss, batches, shapes)
         except Exception as error:  # whatever a compiler may raise
             lines = str(error).strip().splitlines()
             failure = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
         reason = next((one for one in group.gather(failure) if one is not None), None)
-        if reason is None:
-            return loss
-        if self.compile is True:
+        if reason is not None and self.compile is True:
             raise UserError(f"train.compile=true, but torch.compile fails here: {reason}")
-        console.say(f"torch.compile fails here, so training goes on without it ({reason})")
-        return None
+        if reason is not None:
+            console.say(f"torch.compile fails here, so training goes on without it ({reason})")
+        return reason is None

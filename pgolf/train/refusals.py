@@ -38,6 +38,8 @@ def _reasons(train: "Trainer") -> Iterator[str]:
             yield f"train.{name}={value} must be at least 1"
     if train.rewarmup_steps < 0:
         yield f"train.rewarmup_steps={train.rewarmup_steps} must not be negative"
+    if train.loss is not None:
+        yield from train.loss.refusals(sequence_lengths(train))
 
 
 def _batches(train: "Trainer") -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from pgolf.train.clock import BudgetClock
 from pgolf.train.course import Course, Settings, logged
 from pgolf.train.diagnosis import broken_weights, first_not_finite
 from pgolf.train.diagnostics.watch import Watch
+from pgolf.train.loss.forward import Loss, plain_of
+from pgolf.train.loss.objective import Given, Running
 from pgolf.train.rounding import Switch
 from pgolf.train.state import Session
 
@@ -41,9 +43,10 @@ class Moment:
 class Steps:
     """The steps of one run: what they work with, and what is done between them.
 
-    micro_steps: micro-batches of a rank by tokens of a batch; loss: mean loss of a micro-batch whose longest sequence
-    has so many tokens; recut: whether sequences are cut to the length of the stage here, and not by the loader; watch:
-    what the run records of itself; switch: turns rounding of the weights on, where they are rounded at all.
+    micro_steps: micro-batches of a rank by tokens of a batch; loss: of a micro-batch whose longest sequence has so many
+    tokens, and of what `objective` gives it where there is one; recut: whether sequences are cut to the length of the
+    stage here, and not by the loader; watch: what the run records of itself; switch: turns rounding of the weights on,
+    where they are rounded at all.
     """
 
     course: Course
@@ -51,7 +54,7 @@ class Steps:
     exchange: GradientExchange
     checkpoints: Checkpoints
     micro_steps: dict[int, int]
-    loss: Callable[[Batch, int], Tensor]
+    loss: Callable[..., Loss]
     recut: bool
     watch: Watch
     group: Group
@@ -59,6 +62,7 @@ class Steps:
     console: Console
     log: Callable[[dict[str, Any]], None]
     switch: Switch | None = None
+    objective: Running | None = None
     saved_step: int = 0
     saved_at: float = 0.0
     agreed_at: float = 0.0
@@ -112,7 +116,8 @@ class Steps:
             self.log({"event": "validation", "step": self.session.progress.step, **score()})
 
     def one(self, moment: Moment) -> float:
-        """One optimiser step and its record; gives the loss. UserError when that is not a number."""
+        """One optimiser step and its record; gives the plain cross entropy. UserError when the loss is not a
+        number."""
         progress, average = self.session.progress, self.session.average
         settings = self._enter(moment)
         begun = Position(progress.step, moment.fraction, moment.seconds)
@@ -120,17 +125,17 @@ class Steps:
         if self.switch is not None:
             self.switch.before_step(progress, moment.fraction, moment.seconds)
         taken = self._taken(settings.sequence_tokens)
-        loss, grad_norm = self._optimise(taken, settings)
+        losses, grad_norm = self._optimise(taken, settings, begun)
         after = Position(progress.step + 1, self.course.fraction(progress.step + 1, moment.seconds), moment.seconds)
         average.update(self.session.model, after, settings.lr_scale)
         progress.step += 1
         progress.tokens += settings.batch_tokens
         progress.data_seconds += taken.seconds
-        self._record(moment, settings, taken, loss, grad_norm)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise self._not_a_number(loss, grad_norm, taken, settings)
+        self._record(moment, settings, taken, losses, grad_norm)
+        if not (math.isfinite(losses["objective"]) and math.isfinite(grad_norm)):
+            raise self._not_a_number(losses["objective"], grad_norm, taken, settings)
         self.watch.after_step(begun, taken.batches[-1], settings.sequence_tokens)
-        return loss
+        return losses["cross_entropy"]
 
     def averaged(self, holdout_batches: int) -> Weights:
         """The averaged weights; the best of several by training text that training has not used. UserError when there
@@ -183,29 +188,50 @@ class Steps:
         loader = self.session.loader
         return Taken(loader, length if self.recut else None, bucket=getattr(loader.loader, "bucket", 1))
 
-    def _optimise(self, taken: Taken, settings: Settings) -> tuple[float, float]:
-        """Mean loss and norm of the gradient before clipping, the same on every rank. Weights are never updated by what
-        is not a number."""
+    def _shares(self, taken: Taken, micro_steps: int, position: Position) -> Iterator[Batch]:
+        """The micro-batches of a step. For an objective all of them are drawn before the first, to be counted."""
+        if self.objective is None:
+            yield from (taken.next() for _ in range(micro_steps))
+            return
+        batches = [taken.next() for _ in range(micro_steps)]
+        taken.given = self.objective.given(batches, position, self.group)
+        yield from batches
+
+    def _optimise(self, taken: Taken, settings: Settings, position: Position) -> tuple[dict[str, float], float]:
+        """Mean losses by name (`objective` is what is minimised, `cross_entropy` the plain one) and norm of the
+        gradient before clipping, the same on every rank. Weights are never updated by what is not a number."""
         optimizers, micro_steps = self.session.optimizers, self.micro_steps[settings.batch_tokens]
         optimizers.zero_grad()
-        total = torch.zeros((), device=self.group.device)
+        totals: dict[str, Tensor] = {}
         with self.switch.applied(self.session.progress) if self.switch is not None else contextlib.nullcontext():
-            for _ in range(micro_steps):
-                loss = self.loss(taken.next(), settings.sequence_tokens) / micro_steps
-                loss.backward()
-                total += loss.detach()
+            for index, batch in enumerate(self._shares(taken, micro_steps, position)):
+                objective, parts = self.loss(batch, settings.sequence_tokens, *taken.given[index : index + 1])
+                objective = objective / micro_steps
+                objective.backward()
+                shares = {"objective": objective.detach(), **{name: part / micro_steps for name, part in parts.items()}}
+                totals = {name: totals[name] + share for name, share in shares.items()} if totals else shares
         self.watch.after_backward()
-        norm = self.exchange.average([total])
-        mean_loss, grad_norm = float(total), float(norm)
-        if math.isfinite(mean_loss) and math.isfinite(grad_norm):
+        norm = self.exchange.average(list(totals.values()))
+        losses, grad_norm = {name: float(total) for name, total in totals.items()}, float(norm)
+        losses.setdefault("cross_entropy", losses["objective"])
+        if math.isfinite(losses["objective"]) and math.isfinite(grad_norm):
             optimizers.step()
-        return mean_loss, grad_norm
+        return losses, grad_norm
 
-    def _record(self, moment: Moment, settings: Settings, taken: Taken, loss: float, grad_norm: float) -> None:
+    def _record(
+        self, moment: Moment, settings: Settings, taken: Taken, losses: dict[str, float], grad_norm: float
+    ) -> None:
+        """A step's event. train_loss is plain cross entropy, whatever is minimised; `objective` is that, where it is
+        another, and loss_NAME what the term or part NAME has in it."""
         progress, seconds = self.session.progress, self.clock.elapsed("train")
-        event = {"event": "step", "step": progress.step, "train_loss": loss, **logged(settings), "grad_norm": grad_norm}
+        event = {"event": "step", "step": progress.step, "train_loss": losses["cross_entropy"]}
+        further = {
+            f"loss_{name}": value for name, value in losses.items() if name not in ("objective", "cross_entropy")
+        }
+        if further or self.objective is not None:
+            event |= {"objective": losses["objective"], **further}
         times = {"fraction": moment.fraction, "seconds": seconds, "data_seconds": taken.seconds}
-        self.log({**event, "tokens": progress.tokens, **times})
+        self.log({**event, **logged(settings), "grad_norm": grad_norm, "tokens": progress.tokens, **times})
 
     def _refuse_broken_weights(self) -> None:
         progress = self.session.progress
@@ -229,9 +255,13 @@ class Steps:
         """Which tensor of which rank went first. Every rank calls it: their mean is not a number on any of them."""
         session = self.session
         session.optimizers.zero_grad()
-        found = self.group.gather(
-            first_not_finite(session.model, taken.batches, lambda one: self.loss(one, settings.sequence_tokens))
-        )
+        shares = [(batch, taken.given[index : index + 1]) for index, batch in enumerate(taken.batches)]
+
+        def objective_of(share: tuple[Batch, list[Given]]) -> Tensor:
+            batch, given = share
+            return self.loss(batch, settings.sequence_tokens, *given)[0]
+
+        found = self.group.gather(first_not_finite(session.model, shares, objective_of))
         first = next(((rank, what) for rank, what in enumerate(found) if what is not None), None)
         where = f" on rank {first[0]}" if first is not None and self.group.world_size > 1 else ""
         what = f"{first[1]}{where}" if first is not None else "their sum over micro-batches and processes"
@@ -251,6 +281,7 @@ class Steps:
         longest = self.course.sequence_tokens.at(Position(session.progress.step, 1.0))
         taken = self._taken(longest)
         batches = [taken.next() for _ in range(holdout_batches)]
+        given = [self.objective.alone(batch) if self.objective is not None else [] for batch in batches]
         if getattr(session.loader.loader, "epoch", 0):
             self.console.say("the training text was used up, so the average is chosen by text that was trained on")
         trained = {name: value.clone() for name, value in session.model.state_dict().items()}
@@ -258,7 +289,8 @@ class Steps:
         def loss_of(weights: Weights) -> float:
             session.model.load_state_dict(weights)
             with torch.no_grad():
-                total = sum(float(self.loss(batch, longest)) for batch in batches) / len(batches)
+                losses = [self.loss(batch, longest, *own) for batch, own in zip(batches, given, strict=True)]
+                total = sum(float(plain_of(loss)) for loss in losses) / len(batches)
             shared = torch.tensor(total, dtype=torch.float64, device=self.group.device)
             self.group.mean_([shared])
             return float(shared)

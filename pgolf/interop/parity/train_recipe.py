@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from pgolf.data.loaders import Batch, BatchShape, DocumentPackingLoader
 from pgolf.interop.parity.build import Settings
 from pgolf.interop.parity.case import Case, Unsupported
@@ -22,6 +20,8 @@ from pgolf.optim.muon import Muon, PrecisionName
 from pgolf.optim.roles import RoleOptimizers
 from pgolf.optim.schedule import Schedule, Taper
 from pgolf.train.loop import Trainer
+from pgolf.train.loss.forward import Loss, plain_of
+from pgolf.train.loss.objective import Given
 
 BUCKET = 64  # cu_seqlens of the scripts are padded to a multiple of it
 
@@ -66,12 +66,12 @@ class WatchedTrainer(Trainer):
 
     micro_losses: list[float]
 
-    def _prepared_loss(self, *arguments: Any) -> Callable[[Batch, int], Tensor]:
+    def _prepared_loss(self, *arguments: Any) -> Callable[..., Loss]:
         plain = super()._prepared_loss(*arguments)
 
-        def watched(batch: Batch, longest: int) -> Tensor:
-            loss = plain(batch, longest)
-            self.micro_losses.append(float(loss.detach()))
+        def watched(batch: Batch, longest: int, *given: Given) -> Loss:
+            loss = plain(batch, longest, *given)
+            self.micro_losses.append(float(plain_of(loss).detach()))
             return loss
 
         return watched
