@@ -7,6 +7,10 @@ from pgolf.train.clock import SCORING, TRAINING, limits
 from pgolf.workshop import Workshop
 
 SCORED_STAGES = ("pre_quant", "post_quant", "final")
+OF_TRAINING = (
+    *("steps", "tokens", "seconds", "data_seconds", "looped_at", "rounded_at"),
+    *("turns", "never_happened", "dead_parameters"),
+)
 TRAIN_LIMIT_SECONDS = SCORE_LIMIT_SECONDS = 600.0
 
 
@@ -37,9 +41,7 @@ def summarise(shop: Workshop, parameters: int) -> dict[str, Any]:
         "stages": stages,
         "artifact": artifact,
         "classes": compress.get("classes"),
-        "train": None
-        if train is None
-        else {key: train[key] for key in ("steps", "tokens", "seconds", "data_seconds", "looped_at", "rounded_at")},
+        "train": None if train is None else {key: train[key] for key in OF_TRAINING if key in train},
         "model": {"parameters": parameters},
         "audit": record.result("audit"),
         "baselines": record.result("prepare")["baselines"],

@@ -31,8 +31,9 @@ class Remembering(Protocol):
 class Progress:
     """Where training stands. data_seconds: how long it has waited for batches; sequence_tokens: of the present stage,
     which began at the step changed_at (None: the first); rounded_at: the first step with rounded weights (None: none so
-    far); turns: the events of the schedules so far; dead: parameters that do not learn; undecided: those of which that
-    is not known yet (None: all). Lists are replaced and never changed: a checkpoint may hold them."""
+    far); turns: the events of the schedules so far; missed: at the end, a sentence for each that never came; dead:
+    parameters that do not learn; undecided: those of which that is not known yet (None: all). Lists are replaced and
+    never changed: a checkpoint may hold them."""
 
     step: int = 0
     tokens: int = 0
@@ -42,6 +43,7 @@ class Progress:
     changed_at: int | None = None
     rounded_at: int | None = None
     turns: list[dict[str, Any]] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
     dead: list[dict[str, Any]] = field(default_factory=list)
     undecided: list[str] | None = None
 

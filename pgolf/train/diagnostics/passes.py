@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -45,8 +46,8 @@ class PassCosine:
 
 
 def _cosines(visits: list[Tensor]) -> list[float]:
-    pairs = zip(visits, visits[1:], strict=False)
-    return [float(nn.functional.cosine_similarity(one, other, dim=-1).mean()) for one, other in pairs]
+    similar = nn.functional.cosine_similarity
+    return [float(similar(one, other, dim=-1).mean()) for one, other in pairwise(visits)]
 
 
 @contextmanager

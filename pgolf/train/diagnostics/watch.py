@@ -81,7 +81,8 @@ class Watch:
         self.liveness.conclude()
         if self.group.leads:
             self._record_learned(last)
-        return self.turns.conclude(last)
+        self.session.progress.missed = self.turns.conclude(last)
+        return self.session.progress.missed
 
     def _record_learned(self, position: Position) -> None:
         where = {"step": position.step, "fraction": position.fraction, "seconds": position.seconds}
