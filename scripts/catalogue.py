@@ -24,8 +24,8 @@ from pgolf.app.compose import Composer, Job, composer, config_directory
 from pgolf.files import write_bytes
 from pgolf.model.flops import flops_per_token
 from pgolf.model.roles import parameter_roles
+from pgolf.report.catalogue import Catalogue, load_catalogue
 from pgolf.report.presets import preset_directory, read_presets
-from pgolf.report.records import Catalogue, load_catalogue
 from pgolf.report.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]

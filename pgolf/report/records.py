@@ -1,16 +1,11 @@
 """`pgolf records [NAME]`: the published results, and what this version has of each."""
 
-import statistics
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from pgolf.errors import UserError
-from pgolf.files import read_json
+from pgolf.report.catalogue import Catalogue, Proposal, Record, title
 from pgolf.report.presets import Preset, gaps
 from pgolf.report.tables import text_table
 
-RECORDS_FILE = Path(__file__).with_name("records.json")
 LIMIT_BYTES = 16_000_000
 METRICS = {
     "post_ttt": "after test-time training",
@@ -33,113 +28,11 @@ FLAGS = {
 
 
 @dataclass(frozen=True)
-class Record:
-    """One published result. `id` is the name of its preset; `runs` holds the figures of every logged seed; `base` names
-    the settings that a record without a parent begins with."""
-
-    id: str
-    name: str
-    parent: str | None
-    base: str | None
-    metric: str
-    headline_group: str | None
-    parameters: int
-    flags: list[str]
-    delta: dict[str, Any]
-    runs: list[dict[str, Any]]
-
-    @property
-    def title(self) -> str:
-        """`PR 1736`, or the name where there is no number."""
-        return title(self.id)
-
-    @property
-    def headline(self) -> list[dict[str, Any]]:
-        """The runs behind the published mean."""
-        return [run for run in self.runs if run.get("group") == self.headline_group]
-
-    @property
-    def mean(self) -> float:
-        """Mean bits per byte of the headline runs."""
-        return statistics.fmean(run["bpb"] for run in self.headline)
-
-    @property
-    def std(self) -> float | None:
-        """Sample standard deviation (n - 1), None for one seed."""
-        values = [run["bpb"] for run in self.headline]
-        return statistics.stdev(values) if len(values) > 1 else None
-
-    @property
-    def artifact_bytes(self) -> int | None:
-        """The largest artifact of any logged seed, code included; None when none was logged."""
-        return max((run["artifact_bytes"] for run in self.runs if "artifact_bytes" in run), default=None)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Reference numbers of published scripts that pgolf gives too (`scripts/parity.py`).
-
-    cases: how the names of the files begin; what: what is compared; records: those whose script gave the numbers, or
-    has the same code there.
-    """
-
-    cases: str
-    what: str
-    records: list[str]
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """All records, the settings that a family of them shares, and the parity evidence."""
-
-    bases: dict[str, dict[str, Any]]
-    parity: list[Evidence]
-    records: list[Record]
-
-    def find(self, name: str) -> Record:
-        """The record called `1736`, `#1736`, `pr1736` or `naive`; UserError when there is none."""
-        wanted = name.lower().removeprefix("#")
-        for record in self.records:
-            if wanted in (record.id, record.id.removeprefix("pr")):
-                return record
-        known = ", ".join(record.id for record in self.records)
-        raise UserError(f"there is no record {name!r}; known: {known}.")
-
-    def lineage(self, record: Record) -> list[str]:
-        """Names from the oldest known ancestor to the record itself."""
-        by_name = {one.id: one for one in self.records}
-        line = [record.id]
-        while (parent := by_name[line[0]].parent) is not None:
-            line.insert(0, parent)
-        return line
-
-    def evidence(self, name: str) -> list[Evidence]:
-        """What is compared with numbers of this record's own script."""
-        return [one for one in self.parity if name in one.records]
-
-    def nearest_evidence(self, record: Record) -> str | None:
-        """The record itself, or else its nearest ancestor, that has evidence of its own; None without one."""
-        return next((name for name in reversed(self.lineage(record)) if self.evidence(name)), None)
-
-
-@dataclass(frozen=True)
 class Changes:
     """How two presets differ: (value there, value here) by dotted key."""
 
     parent: str
     values: dict[str, list[str]]
-
-
-def title(name: str) -> str:
-    """`PR 1736` for `pr1736`; other names stay."""
-    return f"PR {name[2:]}" if name.startswith("pr") else name
-
-
-def load_catalogue(path: Path = RECORDS_FILE) -> Catalogue:
-    """Read the published records."""
-    content = read_json(path)
-    parity = [Evidence(**entry) for entry in content["parity"]]
-    return Catalogue(content["bases"], parity, [Record(**entry) for entry in content["records"]])
 
 
 def render_table(catalogue: Catalogue, presets: dict[str, Preset]) -> str:
@@ -176,12 +69,22 @@ def render_table(catalogue: Catalogue, presets: dict[str, Preset]) -> str:
         ),
         "flags:\n" + "\n".join(f"  {flag}: {FLAGS[flag]}" for flag in used),
     ]
-    if own := sorted(presets.keys() - {record.id for record in ordered}):
+    if catalogue.proposals:
+        proposed = [
+            [one.id, one.name, _here(presets, one), f"{one.parameters:,}", str(len(one.seeds)), one.parent]
+            for one in catalogue.proposals
+        ]
+        headers = ["proposal", "name", "here", "parameters", "seeds", "parent"]
+        parts.append(
+            "Proposals, which nobody has trained, so there is no score (seeds: named in advance):\n\n"
+            + text_table(headers, proposed, left=3)
+        )
+    if own := sorted(presets.keys() - {one.id for one in catalogue.entries}):
         parts.append(f"Other presets: {', '.join(own)}.")
     return "\n\n".join(parts)
 
 
-def _here(presets: dict[str, Preset], record: Record) -> str:
+def _here(presets: dict[str, Preset], record: Record | Proposal) -> str:
     if record.id not in presets:
         return "-"
     missing = len(gaps(presets, record.id).missing)
@@ -214,19 +117,43 @@ def render_record(
         *[f"  ! {flag}: {FLAGS[flag]}" for flag in record.flags],
     ]
     origin = title(record.parent) if record.parent else f"the settings that the {record.base} records share"
-    delta = [f"  {key} = {value}" for key, value in record.delta.items()] or ["  nothing"]
-    parts = ["\n".join(lines), f"published settings, changed from {origin}:\n" + "\n".join(delta)]
+    parts = ["\n".join(lines), _delta(record, origin)]
     if record.base is not None:
         shared = [f"  {key} = {value}" for key, value in catalogue.bases[record.base].items()]
         parts.append(f"shared by the {record.base} records:\n" + "\n".join(shared))
-    if changes is not None:
-        changed = [f"  {key}: {' -> '.join(values)}" for key, values in changes.values.items()] or ["  nothing"]
-        parts.append(f"experiment={record.id}, changed from experiment={changes.parent}:\n" + "\n".join(changed))
+    parts += _changed(record, changes)
     parts.append(_seeds_table(record))
     return "\n\n".join(parts)
 
 
-def _preset_lines(presets: dict[str, Preset], record: Record) -> list[str]:
+def render_proposal(
+    catalogue: Catalogue, proposal: Proposal, presets: dict[str, Preset], changes: Changes | None = None
+) -> str:
+    """One proposal: as `render_record`, with the seeds that it names and no figure."""
+    lines = [
+        f"{proposal.title}: {proposal.name}",
+        "  bits per byte  none: a proposal, which nobody has trained",
+        f"  seeds          {', '.join(map(str, proposal.seeds))}, named in advance",
+        f"  parameters     {proposal.parameters:,}",
+        f"  lineage        {' -> '.join(catalogue.lineage(proposal))}",
+        *_preset_lines(presets, proposal),
+    ]
+    return "\n\n".join(["\n".join(lines), _delta(proposal, title(proposal.parent)), *_changed(proposal, changes)])
+
+
+def _delta(record: Record | Proposal, origin: str) -> str:
+    delta = [f"  {key} = {value}" for key, value in record.delta.items()] or ["  nothing"]
+    return f"published settings, changed from {origin}:\n" + "\n".join(delta)
+
+
+def _changed(record: Record | Proposal, changes: Changes | None) -> list[str]:
+    if changes is None:
+        return []
+    changed = [f"  {key}: {' -> '.join(values)}" for key, values in changes.values.items()] or ["  nothing"]
+    return [f"experiment={record.id}, changed from experiment={changes.parent}:\n" + "\n".join(changed)]
+
+
+def _preset_lines(presets: dict[str, Preset], record: Record | Proposal) -> list[str]:
     if record.id not in presets:
         return ["  preset         none in this version"]
     found = gaps(presets, record.id)

@@ -6,10 +6,12 @@ import pytest
 
 from pgolf.app.verbs.records import main
 from pgolf.errors import ConfigError, UserError
+from pgolf.files import read_json, write_json
 from pgolf.interop.parity.kinds import KINDS, kind_of
+from pgolf.report.catalogue import RECORDS_FILE, Proposal, load_catalogue
 from pgolf.report.lineage import render_tree
 from pgolf.report.presets import Preset, preset_directory, read_presets
-from pgolf.report.records import FLAGS, LIMIT_BYTES, METRICS, Changes, load_catalogue, render_record, render_table
+from pgolf.report.records import FLAGS, LIMIT_BYTES, METRICS, Changes, render_proposal, render_record, render_table
 from tests.support import GOLDEN
 
 PRESETS = read_presets(preset_directory())
@@ -81,11 +83,14 @@ def test_an_unknown_record_is_a_sentence(catalogue):
 
 def test_every_preset_is_a_record_and_says_its_figures(catalogue):
     for name, preset in PRESETS.items():
-        record = catalogue.find(name)
+        record = catalogue.published(name)
         with_presets = [one for one in catalogue.lineage(record)[:-1] if one in PRESETS]
         assert preset.parent == (with_presets[-1] if with_presets else None), name
         head = (preset_directory() / f"{name}.yaml").read_text("utf-8").splitlines()
         assert head[0] == "# @package _global_"
+        if isinstance(record, Proposal):
+            assert head[2] == f"# Proposed, without a score; {record.parameters:,} parameters.", name
+            continue
         std = f", std {record.std:.5f}" if record.std is not None else ""
         assert head[2] == (
             f"# Published: {record.mean:.5f} bits per byte{std}, n={len(record.headline)}; "
@@ -150,6 +155,23 @@ def test_every_record_renders(catalogue):
         assert record.title in render_record(catalogue, record, PRESETS)
 
 
+def test_a_proposal_has_no_figures_and_cannot_have_any(catalogue, tmp_path):
+    proposals = [one.id for one in catalogue.proposals]
+    assert {"pr2059_baseline", "pr2059_all"} <= set(proposals)
+    with pytest.raises(UserError, match="PR 2059 \\(all\\) is a proposal"):
+        catalogue.find("pr2059_all")
+    text = render_proposal(catalogue, catalogue.published("2059_all"), PRESETS)
+    assert "bits per byte  none" in text and "naive -> lora_ttt -> pr2059_baseline -> pr2059_all" in text
+    assert "1597, 2584, 4181, 6765, 10946" in text and "0.1928" not in text
+    (line,) = [line for line in render_tree(catalogue, {}.__contains__).splitlines() if "pr2059_all" in line]
+    assert "no score" in line and not any(char.isdigit() for char in line.split("no score")[1])
+    content = read_json(RECORDS_FILE)
+    content["proposals"][0]["bpb"] = 1.0
+    write_json(tmp_path / "records.json", content)
+    with pytest.raises(TypeError, match="bpb"):
+        load_catalogue(tmp_path / "records.json")
+
+
 def test_the_verb_lists_all(capsys):
     assert main([]) == 0
     shown = capsys.readouterr().out
@@ -186,8 +208,8 @@ def test_the_tree_has_every_record_once_below_its_parent(catalogue):
     text = render_tree(catalogue, {"pr1736"}.__contains__)
     lines = text.splitlines()
     names = [line.strip("│├└─ ").split()[0].rstrip("*") for line in lines]
-    assert sorted(names) == sorted(record.id for record in catalogue.records)
+    assert sorted(names) == sorted(one.id for one in catalogue.entries)
     depth = {name: len(line) - len(line.lstrip("│├└─ ")) for name, line in zip(names, lines, strict=True)}
-    assert all(depth[one.id] == (depth[one.parent] + 3 if one.parent else 0) for one in catalogue.records)
+    assert all(depth[one.id] == (depth[one.parent] + 3 if one.parent else 0) for one in catalogue.entries)
     (line,) = [line for line in lines if "pr1736*" in line]
     assert "1.06549" in line and "-0.00644" in line and text.count("*") == 1
