@@ -47,8 +47,8 @@ class FrozenPlusLowRank(LowRankLinear):
 
 
 class InRandomRows(Part):
-    """y = (x R^T) C^T: the r rows of R [r, in], the buffer `basis`, are frozen and drawn by `basis`; C [out, r], which is
-    `up.weight`, says how they add up to each row of the matrix C R."""
+    """y = (x R^T) C^T: the r rows of R [r, in], the buffer `basis`, are frozen and drawn by `basis`; C [out, r], the
+    parameter `up.weight`, says how they add up to each row of the matrix C R."""
 
     basis: Tensor
 

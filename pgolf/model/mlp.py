@@ -35,14 +35,17 @@ class Mlp(Part):
         """n: normed input [B, T, dim] -> [B, T, hidden]."""
         raise NotImplementedError(f"{type(self).__name__} has no hidden layer")
 
-    def features(self, n: Tensor) -> Tensor:
+    def features(self, n: Tensor, context: Context) -> Tensor:
         """n: normed input [B, T, dim] -> [B, T, hidden], what `proj` reads."""
-        hidden = self.hidden(n)
+        return self.dropped(self.hidden(n))
+
+    def dropped(self, hidden: Tensor) -> Tensor:
+        """The hidden layer [B, T, hidden] after what training leaves out of it."""
         return self.dropout(hidden) if self.dropout is not None and self.training else hidden
 
     def forward(self, n: Tensor, slot: int, context: Context) -> Tensor:
         """n: normed input [B, T, dim] -> [B, T, dim]."""
-        return context.adapt(slot, "mlp", n, self.proj(self.features(n)))
+        return context.adapt(slot, "mlp", n, self.proj(self.features(n, context)))
 
 
 class LeakyReLUSquared(Mlp):

@@ -45,4 +45,4 @@ class OwnDown(Part):
 
     def forward(self, n: Tensor, slot: int, context: Context, base: Mlp) -> Tensor:
         """n: normed input [B, T, dim] -> [B, T, dim]."""
-        return context.adapt(slot, "mlp", n, self.mlp["proj"](base.features(n)))
+        return context.adapt(slot, "mlp", n, self.mlp["proj"](base.features(n, context)))

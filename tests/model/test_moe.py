@@ -1,0 +1,155 @@
+"""Soft-dense experts: the mixture, its costs, its controller, and where experts read the embedding."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pgolf.distributed import Group
+from pgolf.model.context import Context
+from pgolf.model.control import controlled
+from pgolf.model.flops import flops_per_token
+from pgolf.model.moe import SoftDense
+from pgolf.model.norm import rms_norm
+from pgolf.model.repeats import OwnDown
+from pgolf.model.roles import initialise, parameter_roles
+from tests.model.test_flops import counted, no_attention
+from tests.support import ALONE, tiny_model
+
+COSTS = {"balance": 0.3, "min_share": 0.5, "max_spread": 0.7, "bias_rate": 0.1}
+SETTINGS = {"multiple": 2.0, "slope": 0.5, "num_experts": 4, **COSTS}
+TOKENS = torch.randint(4, 64, (2, 24), generator=torch.Generator().manual_seed(0))
+
+
+def mixture(dim=8, **settings):
+    part = SoftDense(dim, 0, 1, **{**SETTINGS, **settings})
+    initialise(part, 0)
+    with torch.no_grad():
+        for index, parameter in enumerate(part.parameters()):
+            parameter.normal_(generator=torch.Generator().manual_seed(index))
+    return part
+
+
+def by_hand(part, n, experts_read):
+    """Every expert by itself, weighted by softmax times sigmoid, not normalised again."""
+    router = part.router
+    chances = torch.softmax(n @ router.route.weight.T + router.router_bias, -1)
+    weights = chances * torch.sigmoid(n @ router.gate.weight.T + router.gate_bias)
+    total = torch.zeros_like(n)
+    for expert in range(part.num_experts):
+        rows = slice(expert * part.width, (expert + 1) * part.width)
+        hidden = F.leaky_relu(experts_read @ part.fc.weight[rows].T, part.slope).square()
+        total = total + weights[..., expert, None] * (hidden @ part.proj.weight[:, rows].T)
+    return total, chances
+
+
+def test_all_experts_are_evaluated_and_weighted():
+    part, n = mixture(), torch.randn(2, 7, 8)
+    assert part.fc.weight.shape == (16, 8) and part.width == 4
+    expected, _ = by_hand(part, n, n)
+    torch.testing.assert_close(part(n, 0, Context()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_new_router_is_nearly_even_and_nearly_open():
+    part = SoftDense(8, 0, 1, **SETTINGS)
+    initialise(part, 0)
+    chances, weights = part.router(torch.randn(2, 7, 8))
+    torch.testing.assert_close(chances, torch.full_like(chances, 0.25), rtol=0, atol=0.05)
+    torch.testing.assert_close(weights, chances * torch.sigmoid(torch.tensor(5.0)))
+    roles = parameter_roles(part)
+    assert {roles[f"router.{name}"] for name in ("route.weight", "gate.weight")} == {"gate"}
+
+
+def test_costs_follow_their_formulas_in_training_alone():
+    part, n = mixture(), torch.randn(2, 7, 8)
+    context = Context().begun(TOKENS)
+    for visits in (1, 2):
+        part(n, 0, context)
+        shares = by_hand(part, n, n)[1].flatten(0, 1).mean(0)
+        expected = {
+            "experts_balance": 0.3 * (shares - 0.25).square().mean(),
+            "experts_min_share": 0.5 * (0.15 - shares).clamp_min(0).square().mean(),
+            "experts_max_spread": 0.7 * (shares.std(correction=0) / shares.mean() - 0.2).clamp_min(0).square(),
+        }
+        assert context.walk.costs.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(context.walk.costs[name], visits * value)
+            assert value > 0
+    context.walk.costs["experts_balance"].backward()
+    assert part.router.route.weight.grad.any() and part.router.router_bias.grad is None
+    context = Context().begun(TOKENS)
+    part.eval()(n, 0, context)
+    assert not context.walk.costs
+
+
+def test_even_shares_cost_nothing():
+    part, context = mixture(), Context().begun(TOKENS)
+    with torch.no_grad():
+        part.router.route.weight.zero_()
+        part.router.router_bias.zero_()
+    part(torch.randn(2, 7, 8), 0, context)
+    assert sum(context.walk.costs.values()).abs() < 1e-12
+
+
+def test_the_controller_moves_the_bias_towards_an_even_share():
+    part, n = mixture(), torch.randn(2, 7, 8)
+    part(torch.randn(2, 7, 8), 0, Context())  # a rehearsal, which does not count
+    part.begin_step()
+    before = part.router.router_bias.detach().clone()
+    for rows in n[:, None]:
+        part(rows, 0, Context())
+    part.eval()(torch.randn(2, 7, 8), 0, Context())  # nor does a score
+    shares = by_hand(part, n, n)[1].flatten(0, 1).mean(0)
+    part.end_step(ALONE)
+    torch.testing.assert_close(part.router.router_bias, before + 0.1 * (0.25 - shares))
+    assert controlled(tiny_model(mlp=partial(SoftDense, **SETTINGS)))[0].num_experts == 4
+    assert not controlled(tiny_model())
+
+
+def test_two_ranks_move_it_by_the_tokens_of_both(monkeypatch):
+    one, two, n = mixture(), mixture(), torch.randn(2, 7, 8)
+    for part in (one, two):
+        part.begin_step()
+    one(n, 0, Context())
+    two(n[:1], 0, Context())
+    other = mixture()
+    other(n[1:], 0, Context())
+    group = Group(0, 2, torch.device("cpu"))
+    monkeypatch.setattr(group, "sum_", lambda tensor: tensor.add_(other.seen))
+    one.end_step(ALONE)
+    two.end_step(group)
+    torch.testing.assert_close(one.router.router_bias, two.router.router_bias)
+
+
+def test_experts_alone_read_the_embedding():
+    model = tiny_model(scramble=0.3, mlp=partial(SoftDense, **SETTINGS, inject=0.5))
+    given = []
+    part = model.blocks[2].mlp
+    part.register_forward_hook(lambda module, inputs, result: given.append((inputs[0], result)))
+    model(TOKENS)
+    x0 = rms_norm(model.tok_emb(TOKENS))
+    n, result = given[0]
+    torch.testing.assert_close(result, by_hand(part, n, n + part.inject * x0)[0], rtol=1e-3, atol=1e-3)
+    with pytest.raises(RuntimeError, match="normed embedding"):
+        part(n, 0, Context())
+    without = tiny_model(mlp=partial(SoftDense, **SETTINGS))
+    assert "blocks.0.mlp.inject" not in without.state_dict()
+
+
+def test_its_operations_its_repeats_and_its_calibration():
+    model = tiny_model(scramble=0.3, mlp=partial(SoftDense, **SETTINGS), repeat_mlp=OwnDown)
+    flops = flops_per_token(model, model.plans["looped"], TOKENS.shape[1])
+    assert flops.blocks + flops.head == counted(model, "looped", no_attention)
+    sites = model.calibration_sites()
+    assert sites["blocks.0.mlp.fc.weight"] is model.blocks[0].mlp.fc
+    assert "seen" not in " ".join(model.state_dict()) and "blocks.0.mlp.router.router_bias" in model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"num_experts": 1}, "at least 2"), ({"balance": -1.0}, "mlp.balance"), ({"multiple": 0.1}, "no hidden unit")],
+)
+def test_impossible_mixtures_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SoftDense(8, 0, 1, **{**SETTINGS, **settings})
