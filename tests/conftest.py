@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 # a shell ignores SIGINT for what it runs in the background, and children inherit that; tests of interruptions need it
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -14,3 +14,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def _no_network_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reaches Weights & Biases over the network."""
     monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+def _interpret_kernels() -> None:
+    """Triton reads the variable when it is first imported; with a GPU its kernels are compiled."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+_interpret_kernels()
