@@ -1,6 +1,7 @@
 """One run of the training loop, step by step."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from pgolf.console import Console
 from pgolf.data.loaders import Batch
 from pgolf.distributed import Group
 from pgolf.errors import UserError
+from pgolf.model.control import Controlled, controlled
+from pgolf.model.mode import evaluating
 from pgolf.optim.averaging import SeveralDecays, Weights
 from pgolf.optim.exchange import GradientExchange
 from pgolf.optim.schedule import Position
@@ -202,6 +205,8 @@ class Steps:
         gradient before clipping, the same on every rank. Weights are never updated by what is not a number."""
         optimizers, micro_steps = self.session.optimizers, self.micro_steps[settings.batch_tokens]
         optimizers.zero_grad()
+        for part in self._controlled:
+            part.begin_step()
         totals: dict[str, Tensor] = {}
         with self.switch.applied(self.session.progress) if self.switch is not None else contextlib.nullcontext():
             for index, batch in enumerate(self._shares(taken, micro_steps, position)):
@@ -216,7 +221,13 @@ class Steps:
         losses.setdefault("cross_entropy", losses["objective"])
         if math.isfinite(losses["objective"]) and math.isfinite(grad_norm):
             optimizers.step()
+            for part in self._controlled:
+                part.end_step(self.group)
         return losses, grad_norm
+
+    @functools.cached_property
+    def _controlled(self) -> list[Controlled]:
+        return controlled(self.session.model)
 
     def _record(
         self, moment: Moment, settings: Settings, taken: Taken, losses: dict[str, float], grad_norm: float
@@ -288,7 +299,7 @@ class Steps:
 
         def loss_of(weights: Weights) -> float:
             session.model.load_state_dict(weights)
-            with torch.no_grad():
+            with torch.no_grad(), evaluating(session.model):
                 losses = [self.loss(batch, longest, *own) for batch, own in zip(batches, given, strict=True)]
                 total = sum(float(plain_of(loss)) for loss in losses) / len(batches)
             shared = torch.tensor(total, dtype=torch.float64, device=self.group.device)
