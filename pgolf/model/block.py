@@ -16,6 +16,7 @@ from pgolf.model.phinta import PhiNTA
 from pgolf.model.plan import Pass
 from pgolf.model.repeats import OwnDown, OwnMlp
 from pgolf.model.roles import Init, Part, constant
+from pgolf.model.smear import MlpSmear
 from pgolf.model.vectors import VectorSet
 
 RepeatFactory = Callable[[Mlp, Callable[[], Mlp]], OwnMlp | OwnDown]
@@ -73,7 +74,10 @@ class Block(Part):
         at = layer / (num_layers - 1) if num_layers > 1 else 1.0
         kept = 1.0 if mix_init == "stream" else 1.0 / (1.0 + math.exp(-3.0 * (at - 0.5)))
         self.declare("resid_mix", (2, dim), "scalar", _rows(kept, 1.0 - kept))
-        self.phinta: PhiNTA | None = None  # a Fitting gives it
+        # what a Fitting may give
+        self.phinta: PhiNTA | None = None
+        self.mlp_smear: MlpSmear | None = None
+        self.ends = nn.ModuleDict()  # called as end(u, x, context) on what entered the block, mixed, and what leaves it
 
     def site_outputs(self) -> dict[str, int]:
         """Width of the output at each adapter site of the block."""
@@ -109,7 +113,14 @@ class Block(Part):
             if step.form == "sequential":
                 n = self.normed(v, step)
         scale = (self if vectors is None else vectors).mlp_scale
-        return self.adapted(torch.addcmul(v, scale.to(x.dtype), self._fed(n, step, context)))
+        return self.ended(u, torch.addcmul(v, scale.to(x.dtype), self._fed(n, step, context)), context)
+
+    def ended(self, u: Tensor, x: Tensor, context: Context) -> Tensor:
+        """What leaves the block on one stream, [B, T, dim], from what entered it, mixed, and what attention and MLP
+        made of that."""
+        for end in self.ends.values():
+            x = end(u, x, context)
+        return self.adapted(x)
 
     def adapted(self, x: Tensor) -> Tensor:
         """What leaves the block on one stream or one lane, [B, T, dim], after its PhiNTA where it has one."""
@@ -129,6 +140,8 @@ class Block(Part):
 
     def _fed(self, n: Tensor, step: Pass, context: Context) -> Tensor:
         """The MLP of this visit on normed input [B, T, dim]."""
+        if self.mlp_smear is not None:
+            n = self.mlp_smear(n, context)
         if step.visit and len(self.repeats):
             return self.repeats[step.visit - 1](n, step.slot, context, self.mlp)
         return self.mlp(n, step.slot, context)

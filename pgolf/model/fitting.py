@@ -28,6 +28,7 @@ class Fittings(TypedDict, total=False):
     skips: Fitting | None
     differential: Fitting | None
     recurrence: Fitting | None
+    equilibrium: Fitting | None
     phinta: Fitting | None
     mlp_dropout: Fitting | None
     basis: Fitting | None

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from pgolf.model.attention import CausalSelfAttention
+from pgolf.model.bigram import BigramHash
 from pgolf.model.block import AttentionFactory, Block, MixInit, MlpFactory, RepeatFactory, WithoutAttention
 from pgolf.model.context import HEAD_SLOT, LAST, PLAIN, Context
-from pgolf.model.embedding import Embedding, EmbeddingInit
+from pgolf.model.embedding import Embedding, EmbeddingInit, FactoredEmbedding
+from pgolf.model.equilibrium import Equilibrium
 from pgolf.model.fitting import Fittings, fit_all
-from pgolf.model.head import TiedHead, UntiedHead
+from pgolf.model.head import FactoredHead, TiedHead, UntiedHead
 from pgolf.model.lanes import Wiring
 from pgolf.model.mup import WidthScaling, scale_initial_values
 from pgolf.model.norm import RMSNorm, rms_norm
@@ -20,7 +22,8 @@ from pgolf.model.plan import Depth, LayerPlan, Pass
 from pgolf.model.precision import Precision
 from pgolf.model.recurrence import Recurrence
 from pgolf.model.roles import Part, constant, initialise
-from pgolf.model.smear import SmearGate
+from pgolf.model.smear import ConvexSmear, SmearGate
+from pgolf.model.values import ValueEmbedding
 from pgolf.model.vectors import VectorSet, VirtualVectors
 
 
@@ -59,7 +62,7 @@ class GPT(Part):
         attention: AttentionFactory,
         mlp: MlpFactory,
         softcap: Callable[[int], nn.Module] | None,
-        smear: Callable[[int], SmearGate] | None = None,
+        smear: Callable[[int], SmearGate | ConvexSmear] | None = None,
         lanes: Callable[[int], Wiring] | None = None,
         head: Callable[[int, int], TiedHead | UntiedHead] = TiedHead,
         precision: Precision | None = None,
@@ -75,7 +78,7 @@ class GPT(Part):
         if dim < 1 or embedding_std < 0:
             raise ValueError(f"dim={dim} must be at least 1 and embedding_std={embedding_std} not negative")
         self.vocab_size, self.dim = vocab_size, dim
-        self.tok_emb = Embedding(vocab_size, dim, embedding_std, embedding_init)
+        self.tok_emb: Embedding | FactoredEmbedding = Embedding(vocab_size, dim, embedding_std, embedding_init)
         self.smear = smear(dim) if smear is not None else None
         layers = depth.num_layers
         gains = qk_gain if isinstance(qk_gain, list) else [qk_gain] * layers
@@ -120,16 +123,22 @@ class GPT(Part):
         if self.gated_skips:
             self.declare("skip_gates", (num_skips, dim), "scalar", constant(0.0))
         self.final_norm = RMSNorm()
-        self.head = head(vocab_size, dim)
+        self.head: TiedHead | UntiedHead | FactoredHead = head(vocab_size, dim)
         self.softcap = softcap(vocab_size) if softcap is not None else None
+        self.bigram: BigramHash | None = None
+        self.value_embedding: ValueEmbedding | None = None
+        self.skip_compressors: nn.ModuleList | None = None
         self.phinta: PhiNTA | None = None
         self.recurrence: Recurrence | None = None
+        self.equilibrium: Equilibrium | None = None
         fit_all(self, fittings)
         self.precision = precision if precision is not None else Precision(parameters={}, autocast="bfloat16")
         initialise(self, seed)
         self.base_model_dim = mup.base_model_dim if mup is not None else None
         self.logit_multiplier: float | None = None
         if mup is not None:
+            if isinstance(self.head, FactoredHead):
+                raise ValueError("mup: how a tied head of two factors scales is not known; head=untied has none")
             scale_initial_values(self, mup)
             self.logit_multiplier = mup.logit_multiplier(dim) if isinstance(self.head, TiedHead) else None
         self.precision.apply(self)
@@ -203,10 +212,9 @@ class GPT(Part):
         context = context if context.walk is not None else context.begun(tokens)
         walk = context.walk
         assert walk is not None  # begun
-        embedded = self.precision.stream(self.tok_emb(tokens))
-        if self.smear is not None:
-            embedded = self.smear(embedded, tokens)
-        x = x0 = rms_norm(embedded)
+        x = x0 = walk.kept["x0", 0] = self._embed(tokens)
+        if self.value_embedding is not None:
+            self.value_embedding(x.dtype, self.plan, walk)
         kept: list[Tensor] = []
         lanes: list[Tensor] = []
         for step in self.plan.passes:
@@ -217,7 +225,7 @@ class GPT(Part):
                 continue
             if skip is not None:
                 x = self._mix_skip(x, skip, step)
-            before, x = x, self.blocks[step.block](x, x0, step, context, self.vectors_of(step))
+            before, x = x, self._visited(x, x0, step, context)
             if self.recurrence is not None:
                 x = self.recurrence(before, x, step, walk)
             walk.offer(step.block, [x])
@@ -228,6 +236,24 @@ class GPT(Part):
         walk.offer(LAST, [x])
         x = self.final_norm(x)
         return x if self.phinta is None else self.phinta(x)
+
+    def _visited(self, x: Tensor, x0: Tensor, step: Pass, context: Context) -> Tensor:
+        """What a pass on one stream [B, T, dim] makes of it."""
+        block, vectors = self.blocks[step.block], self.vectors_of(step)
+        if self.equilibrium is not None and self.equilibrium.layer == step.block:
+            return self.equilibrium(block, x, x0, step, context, vectors)  # type: ignore[no-any-return]
+        return block(x, x0, step, context, vectors)  # type: ignore[no-any-return]
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """tokens int64 [B, T] -> where the stream begins, [B, T, dim]."""
+        embedded = self.precision.stream(self.tok_emb(tokens))
+        if self.bigram is not None:
+            embedded = self.bigram(embedded, tokens)
+        if self.smear is None:
+            return rms_norm(embedded)
+        if self.smear.after_norm:
+            return self.smear(rms_norm(embedded), tokens)
+        return rms_norm(self.smear(embedded, tokens))
 
     def _walk_lanes(
         self, lanes: list[Tensor], x0: Tensor, skip: Tensor | None, step: Pass, context: Context
@@ -240,7 +266,11 @@ class GPT(Part):
         return [block.adapted(x) for x in self.lanes(lanes, x0, block, step, context, self.vectors_of(step))]
 
     def _mix_skip(self, x: Tensor, skip: Tensor, step: Pass) -> Tensor:
-        skip = self.skip_weights[step.pop].to(x.dtype) * skip
+        assert step.pop is not None  # there is a skip
+        if self.skip_compressors is not None:
+            skip = self.skip_compressors[step.pop](skip)
+        else:
+            skip = self.skip_weights[step.pop].to(x.dtype) * skip
         if not self.gated_skips:
             return x + skip
         return skip + torch.sigmoid(self.skip_gates[step.pop]).to(x.dtype) * (x - skip)
@@ -271,6 +301,6 @@ class GPT(Part):
             weight = getattr(module, "weight", None)
             if weight is not None and isinstance(module, Part) and module.roles.get("weight") in ("matrix", "head"):
                 sites[f"{name}.weight"] = module
-        if isinstance(self.head, TiedHead):
-            sites["tok_emb.weight"] = self.head
+        if not isinstance(self.head, UntiedHead):
+            sites["tok_emb.weight"] = self.head.table if isinstance(self.head, FactoredHead) else self.head
         return sites

@@ -60,7 +60,10 @@ def _hidden(role: str, shape: tuple[int, ...], width: int) -> bool:
 
 
 def width_of(model: nn.Module) -> int:
-    """Width of the residual stream: the last dimension of the embedding. ValueError when there is not one width."""
+    """Width of the residual stream: what the model says, or else the last dimension of its embedding. ValueError when
+    there is not one width."""
+    if isinstance(dim := getattr(model, "dim", None), int):
+        return dim
     roles = parameter_roles(model)
     widths = {p.shape[-1] for name, p in model.named_parameters() if roles[name] == "embedding"}
     if len(widths) != 1:

@@ -69,6 +69,11 @@ class Part(nn.Module):
         self.inits[name] = init
         return parameter
 
+    def withdraw(self, name: str) -> None:
+        """Take a declared parameter away again."""
+        delattr(self, name)
+        del self.roles[name], self.inits[name]
+
     def declare_fixed(self, name: str, shape: tuple[int, ...], init: Init) -> Tensor:
         """Register a frozen fp32 tensor that is drawn again from (seed, its full name) wherever the model is made: in
         no state dict, in no artifact, of no optimiser."""
