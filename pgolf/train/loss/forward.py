@@ -41,17 +41,14 @@ def loss_of(model: GPT, inputs: Tensor, targets: Tensor, context: Context) -> Lo
     compiled where no objective is composed."""
     made = forward(model, inputs, targets, context, frozenset())
     nats = torch.nn.functional.cross_entropy(made.logits.flatten(0, 1), targets.flatten())
-    return with_costs(nats, {}, made.walk, nats)
+    return with_costs(nats, {"cross_entropy": nats}, made.walk) if made.walk.costs else (nats, {})
 
 
-def with_costs(objective: Tensor, parts: dict[str, Tensor], walk: Walk, nats: Tensor) -> Loss:
-    """The objective with what the model's parts add to it; nats: plain mean cross entropy."""
-    if not parts and not walk.costs:
-        return objective, {}
+def with_costs(objective: Tensor, parts: dict[str, Tensor], walk: Walk) -> Loss:
+    """The objective and its parts with what the model's parts add to it."""
     for cost in walk.costs.values():
         objective = objective + cost.float()
-    parts = {**parts, **walk.costs}
-    return objective, {"cross_entropy": nats.detach(), **{name: part.detach() for name, part in parts.items()}}
+    return objective, {name: part.detach() for name, part in {**parts, **walk.costs}.items()}
 
 
 def plain_of(loss: Loss) -> Tensor:

@@ -182,7 +182,7 @@ class Running:
             sums = term(made, attached(model).get(name), facts)
             parts[name] = (sums * given.scales[first : first + term.parts]).sum()
             total, first = total + parts[name], first + term.parts
-        return with_costs(total, {"cross_entropy": nats, **parts}, made.walk, nats.mean())
+        return with_costs(total, {"cross_entropy": nats.mean(), **parts}, made.walk)
 
 
 PLACE = "training_only"
