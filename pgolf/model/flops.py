@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from pgolf.model.gpt import GPT
+from pgolf.model.head import UntiedHead
 from pgolf.model.plan import LayerPlan
 from pgolf.model.roles import Part, parameter_roles
 
@@ -38,7 +39,8 @@ def flops_per_token(model: GPT, plan: LayerPlan, sequence_tokens: int) -> Flops:
     the embedding and the final norm. attention: token t of a
     sequence of T reads t keys and t values in each of H heads of width d, 4 t H d; the mean over the sequence is
     2 (T + 1) H d for each visited block (causal, so half of what dense formulas count), twice that
-    where attention is the difference of two maps. head: 2 vocab_size dim.
+    where attention is the difference of two maps. head: 2 n of the output matrix and of the map
+    to a narrow one.
     Norms, activations, gating and the softmax are not counted, as usual.
     """
     # a repeated visit multiplies with its own matrices in place of the block's, of the same shapes
@@ -46,14 +48,25 @@ def flops_per_token(model: GPT, plan: LayerPlan, sequence_tokens: int) -> Flops:
     attentions = [block.attn for block in model.blocks]
     widths = [0 if one is None else one.maps * one.num_heads * one.head_dim for one in attentions]
     visits = [step.block for step in plan.passes]
-    around = sum(_products(part) for part in (model.smear, model.phinta) if part is not None)
+    parts = (model.tok_emb, model.bigram, model.smear, model.value_embedding, model.phinta)
+    around = sum(_products(part) for part in parts if part is not None) + _skips(model, plan)
+    table = model.head if isinstance(model.head, UntiedHead) else model.tok_emb
     again = [step.block for step in plan.passes if step.form == "lanes"]  # an adapter sees each of two lanes
     adapters = [_products(block.phinta) if block.phinta is not None else 0 for block in model.blocks]
     return Flops(
         blocks=around + sum(products[block] for block in visits) + sum(adapters[block] for block in again),
         attention=sum(2.0 * (sequence_tokens + 1) * widths[block] for block in visits),
-        head=2 * model.vocab_size * model.dim,
+        head=2 * table.weight.numel() + _products(model.head),
     )
+
+
+def _skips(model: GPT, plan: LayerPlan) -> int:
+    """Products of compressed skips, for each lane that takes one."""
+    if model.skip_compressors is None:
+        return 0
+    lanes = len(model.lanes.skip_lanes) if model.lanes is not None else 0
+    times = [(step.pop, lanes if step.form == "lanes" else 1) for step in plan.passes if step.pop is not None]
+    return sum(_products(model.skip_compressors[row]) * taken for row, taken in times)
 
 
 def _products(module: nn.Module) -> int:
