@@ -290,7 +290,8 @@ def _calibrate(shop: Workshop, model: GPT, names: list[str], with_moments: list[
     files, group = shop.dataset.train_files, shop.group
     ground = Ground(model, shop.attention, files, shape, shop.recipe.seed, group, shop.console)
     with evaluating(model):
-        return calibrate(quant.calibration, quant.calibration_batches, names, with_moments, ground)
+        bigrams = quant.allocation is not None and quant.allocation.needs_bigrams
+    return calibrate(quant.calibration, quant.calibration_batches, names, with_moments, ground, bigrams=bigrams)
 
 
 def _load(shop: Workshop) -> tuple[GPT, float]:

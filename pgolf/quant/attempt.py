@@ -15,6 +15,7 @@ from pgolf.quant.coders import CODERS
 from pgolf.quant.container import StoredTensor
 from pgolf.quant.header import Header
 from pgolf.quant.hessian import Calibration
+from pgolf.quant.pruning import Pruning
 from pgolf.quant.rotation import Site, marked
 from pgolf.quant.rules import Choice
 from pgolf.quant.schemes.scheme import Adjustable
@@ -46,7 +47,18 @@ class Attempt:
         """Quantise and pack; the size of the file."""
         tool = self._tool
         choices = tool.protect(choices, self._state, self._calibrations)
-        self.stored = tool.quantise(choices, self._state, self._calibrations, self._console)
+        return self._pack(tool.quantise(choices, self._state, self._calibrations, self._console))
+
+    def prune(self, pruning: Pruning) -> None:
+        """Make the artifact with the symbols that `pruning` leaves."""
+        made, size = self.stored, packer.file_size(self.header, self.coded)
+        pruned = pruning.symbols(made, size, self._pack, self._console)
+        if pruned is not self.stored:
+            self._pack(pruned)
+
+    def _pack(self, stored: list[StoredTensor]) -> int:
+        """Pack what was quantised; the size of the file."""
+        tool, self.stored = self._tool, stored
         program = CODERS[tool.coder].program
         needed = f" (an external program, which loading needs too: {shutil.which(program)})" if program else ""
         self._console.say(f"packing {len(self.stored)} tensors with {tool.coder}{needed}")

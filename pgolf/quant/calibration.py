@@ -1,5 +1,6 @@
 """On which text the quantiser learns what the weights read, and by which processes; never on validation text."""
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from pgolf.kernels.attend import Attention
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
 from pgolf.model.roles import stream
+from pgolf.quant.bigrams import BigramCounts, with_bigrams
 from pgolf.quant.hessian import Calibration, collect_hessians, collect_row_moments
 
 Ranks = Literal["all", "leader"]
@@ -169,13 +171,21 @@ class RandomTokens:
 
 
 def calibrate(
-    text: Text, training_batches: int, names: Sequence[str], with_moments: Sequence[str], ground: Ground
+    text: Text,
+    training_batches: int,
+    names: Sequence[str],
+    with_moments: Sequence[str],
+    ground: Ground,
+    *,
+    bigrams: bool = False,
 ) -> dict[str, Calibration]:
     """Hessians of the weights `names` over the batches of `text`, with the plan that the model walks; of those
     `with_moments` the moments of the output gradients too, over as many further batches.
 
     Those gradients are of tokens that the model itself predicts, drawn from its distribution: the mean square is then
     the curvature of the loss (Gauss-Newton), where the text's own tokens add what the model has yet to learn.
+
+    bigrams: with the bigram score of every weight that multiplies something, over the same batches once more.
 
     Every process calls it. Empty where there is nothing to calibrate, or where another process does it alone.
 
@@ -192,7 +202,12 @@ def calibrate(
     losses = _losses(text, training_batches, alone, ground)
     add_up = None if alone or group.world_size == 1 else group.sum_
     if used:
-        known |= collect_hessians(used, losses(0), ground.console, add_up=add_up)
+        counts = BigramCounts(ground.model, ground.model.vocab_size, group.device)
+        with counts if bigrams else contextlib.nullcontext():
+            known |= collect_hessians(used, losses(0), ground.console, add_up=add_up)
+        if bigrams:
+            again = _losses(text, training_batches, alone, ground)(0)
+            known |= with_bigrams(ground.model, used, again, counts, known, add_up=add_up)
     if not with_moments:
         return known
     weights: Mapping[str, Tensor] = {name: ground.model.get_parameter(name) for name in with_moments}

@@ -13,6 +13,7 @@ from pgolf.errors import UserError
 from pgolf.model.gpt import GPT
 from pgolf.model.roles import parameter_roles
 from pgolf.quant import packer
+from pgolf.quant.allocation import Allocation, allocated
 from pgolf.quant.attempt import Attempt
 from pgolf.quant.budget import Reading
 from pgolf.quant.calibration import Text, TrainingText
@@ -23,6 +24,7 @@ from pgolf.quant.estimate import by_class, estimate
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.outcome import class_rows, error_norm, tensor_row
 from pgolf.quant.packer import RowOrder
+from pgolf.quant.pruning import Pruning
 from pgolf.quant.qat import Calibrate, Qat, WeightRounding
 from pgolf.quant.rotation import Online as Turns
 from pgolf.quant.rotation import Site
@@ -66,6 +68,8 @@ class Compressor:
         protection: groups of columns that get more bits; None: none.
         correction: low-rank corrections of the tensors with the largest error; None: none.
         rotation: of the weights before they are quantised; None: none.
+        allocation: other bits for some matrices than their scheme has; None: none.
+        pruning: of weights or symbols; None: none.
     """
 
     def __init__(
@@ -90,6 +94,8 @@ class Compressor:
         rotation: Rotation | None = None,
         calibration: Text | None = None,
         qat: Qat | None = None,
+        allocation: Allocation | None = None,
+        pruning: Pruning | None = None,
     ):
         if coder not in CODERS:
             raise ValueError(f"coder={coder!r}: choose one of {', '.join(CODERS)}.")
@@ -126,6 +132,7 @@ class Compressor:
         self.limit_bytes, self.reading = limit_bytes, reading
         self.protection, self.correction = protection, correction
         self.rotation, self.qat = rotation, qat
+        self.allocation, self.pruning = allocation, pruning
 
     def _choose(self, state: Mapping[str, Tensor], roles: Mapping[str, str]) -> list[Choice]:
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -149,6 +156,9 @@ class Compressor:
         know."""
         if self.qat is None:
             return None
+        if self.allocation is not None or (self.qat.exact and self.pruning is not None):
+            what = "quant/allocation" if self.allocation is not None else "quant/pruning"
+            raise ValueError(f"quant.qat rounds as the schemes say and knows nothing of {what}: choose one of the two")
         roles = parameter_roles(model)
         sites: dict[str, Site] = {} if self.rotation is None else self.rotation.sites(roles)
         if self.rotation is not None and not sites:
@@ -181,6 +191,13 @@ class Compressor:
         """
         console = console or Silent()
         choices = self._choose(state, roles)
+        if self.allocation is not None:
+            try:
+                choices = allocated(self.allocation, choices, calibrations)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+        if self.pruning is not None:
+            state = self.pruning.weights(state)
         sites: dict[str, Site] = {}
         if self.rotation is not None:
             sites, metadata = self.rotation.sites(roles), {**metadata, "rotation": self.rotation.description}
@@ -190,6 +207,8 @@ class Compressor:
             attempt.make(choices)
         else:
             attempt.fill(choices, self.target_bytes)
+        if self.pruning is not None:
+            attempt.prune(self.pruning)
         rows = [tensor_row(tensor, state[tensor.name]) for tensor in attempt.stored]
         written = packer.write_built(path, attempt.header, attempt.coded)
         return {

@@ -27,12 +27,14 @@ class Calibration:
 
     `hessian` float32 [cols, cols]: X^T X of its inputs, the sum over a batch. `inputs`: input vectors in a batch, all
     calls counted. `row_moments` float32 [rows] or None: how much the loss minds an error of each row, the mean squared
-    gradient of the row's outputs up to one factor for all tensors (`collect_row_moments`).
+    gradient of the row's outputs up to one factor for all tensors (`collect_row_moments`). `bigrams` or None: how much
+    of what it reads belongs to bigrams that come again (`pgolf.quant.bigrams`).
     """
 
     hessian: Tensor
     inputs: float = 1.0
     row_moments: Tensor | None = None
+    bigrams: float | None = None
 
     def input_rms(self) -> Tensor:
         """Root mean square of every input, float32 [cols]."""
@@ -41,7 +43,7 @@ class Calibration:
     def cpu(self) -> "Calibration":
         """The same on the CPU."""
         moments = None if self.row_moments is None else self.row_moments.cpu()
-        return Calibration(self.hessian.cpu(), self.inputs, moments)
+        return Calibration(self.hessian.cpu(), self.inputs, moments, self.bigrams)
 
 
 class HessianCollector:

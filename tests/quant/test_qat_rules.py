@@ -68,10 +68,11 @@ def test_every_process_has_the_weights_that_all_have_trained(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", FIXED_POINTS)
 @settings(max_examples=25, deadline=None)
-@given(rows=st.integers(1, 9), cols=st.integers(1, 30), scale=st.sampled_from([1e-3, 1.0]), seed=st.integers(0, 2**31))
+@given(rows=st.integers(1, 9), cols=st.integers(1, 30), scale=st.sampled_from([0.05, 1.0]), seed=st.integers(0, 2**31))
 def test_rounding_twice_is_rounding_once(name: str, rows: int, cols: int, scale: float, seed: int) -> None:
     weight = scale * torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
     weight[0, : cols // 2] = 0.0
+    weight[:, -1] = scale  # steps are float16: below 6e-5 those of a row are no longer exact
     once = rounded(FIXED_POINTS[name], weight)
     assert torch.equal(rounded(FIXED_POINTS[name], once), once)
 

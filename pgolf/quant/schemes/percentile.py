@@ -2,6 +2,7 @@
 and later)."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -45,6 +46,10 @@ class PercentileRows:
         self.bits, self.percentiles, self.least_clip = bits, tuple(percentiles), least_clip
         self.levels = 2 ** (bits - 1) - 1
         self.label = f"percentile int{bits}"
+
+    def with_bits(self, bits: int) -> Self:
+        """The same scheme with so many bits a symbol and the same clips to try."""
+        return type(self)(bits=bits, percentiles=self.percentiles, least_clip=self.least_clip)
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Matrices."""
@@ -101,6 +106,12 @@ class PercentileGptq(PercentileRows):
             raise ValueError(f"block_size={block_size}: must be 1 or more.")
         self.block_size = block_size
         self.label = f"percentile gptq int{bits}"
+
+    def with_bits(self, bits: int) -> Self:
+        """The same scheme with so many bits a symbol and the same clips to try."""
+        return type(self)(
+            bits=bits, percentiles=self.percentiles, least_clip=self.least_clip, block_size=self.block_size
+        )
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Matrices of two or more columns."""

@@ -62,6 +62,14 @@ class Adjustable(Scheme, Protocol):
         """The steps about as they will be; float32 [rows]. Serves a first guess."""
 
 
+@runtime_checkable
+class Widening(Scheme, Protocol):
+    """A scheme whose symbols can have another number of bits."""
+
+    def with_bits(self, bits: int) -> Self:
+        """The same scheme with so many bits a symbol, clips as they are."""
+
+
 def gaussian_entropy(step_sigmas: float, levels: int) -> float:
     """Bits per symbol of clamp(round(x / step), +-levels), x standard normal."""
 

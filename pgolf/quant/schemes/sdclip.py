@@ -51,6 +51,10 @@ class Gptq:
             bits += 1
         return self._with(bits, clip_sigmas)
 
+    def with_bits(self, bits: int) -> Self:
+        """The same scheme with so many bits a symbol and the same clip."""
+        return self._with(bits, self.clip_sigmas)
+
     def _with(self, bits: int, clip_sigmas: float) -> Self:
         return type(self)(bits=bits, clip_sigmas=clip_sigmas, block_size=self.block_size)
 
