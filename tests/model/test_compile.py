@@ -8,11 +8,16 @@ from torch._dynamo.utils import counters
 
 from pgolf.kernels.attend import sdpa
 from pgolf.kernels.packing import Packing
+from pgolf.model.activations import XIELU
+from pgolf.model.basis import RandomPlusLowRank, RandomRows
 from pgolf.model.context import Context
+from pgolf.model.dropout import NormPercentile
 from pgolf.model.gates import HeadGate
 from pgolf.model.head import AsymmetricSoftCap
 from pgolf.model.lanes import TwoLane
 from pgolf.model.mlp import LeakyReLUSquared
+from pgolf.model.moe import SoftDense
+from pgolf.model.phinta import PerBlock, PreHead
 from pgolf.model.plan import Depth
 from pgolf.model.smear import SmearGate
 from tests.support import tiny_model
@@ -39,6 +44,39 @@ def naive():
         skip_gates=False,
         depth=Depth(num_layers=3, loop_start=0, loop_end=0, num_loops=0, skips=True),
         mlp=partial(LeakyReLUSquared, multiple=2.0, slope=0.0),
+    )
+
+
+def experts():
+    """Experts that read the embedding, frozen matrices, PhiNTA in every block, long hidden vectors dropped."""
+    mlp = partial(
+        SoftDense,
+        multiple=2.0,
+        slope=0.5,
+        num_experts=4,
+        balance=0.1,
+        min_share=0.1,
+        max_spread=0.1,
+        bias_rate=0.1,
+        inject=0.5,
+    )
+    return tiny_model(
+        num_layers=3,
+        mlp=mlp,
+        basis=RandomPlusLowRank(rank=4, patterns=["blocks.*.mlp.fc", "blocks.*.attn.c_q"]),
+        phinta=PerBlock(rank=4, init_scale=0.5, basis_gain=0.5),
+        mlp_dropout=NormPercentile(quantile=0.9),
+    )
+
+
+def learned_activation():
+    """xIELU with learned constants over random rows, PhiNTA before the head."""
+    constants = {"alpha_positive": 1.0, "alpha_negative": 0.5, "beta_positive": 0.1, "beta_negative": 0.4}
+    return tiny_model(
+        num_layers=3,
+        mlp=partial(XIELU, multiple=2.0, **constants, trainable=True),
+        basis=RandomRows(rank=6, patterns=["blocks.*.mlp.*"]),
+        phinta=PreHead(rank=4, init_scale=0.5),
     )
 
 
@@ -86,11 +124,19 @@ def check(model, backend, plans, contexts):
     assert not counters["graph_break"]
 
 
-@pytest.mark.parametrize(("build", "plans"), [(full_stack, ["plain", "looped"]), (naive, ["plain"])])
+@pytest.mark.parametrize(
+    ("build", "plans"),
+    [
+        (full_stack, ["plain", "looped"]),
+        (naive, ["plain"]),
+        (experts, ["plain", "looped"]),
+        (learned_activation, ["plain"]),
+    ],
+)
 def test_one_graph_a_plan(build, plans):
     check(scrambled(build()), "eager", plans, contexts())
 
 
-@pytest.mark.parametrize("build", [full_stack, naive])
+@pytest.mark.parametrize("build", [full_stack, naive, experts])
 def test_backward_of_a_packed_row_is_one_graph_too(build):
     check(scrambled(build()), "aot_eager", ["looped"], contexts()[1:])

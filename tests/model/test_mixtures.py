@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from pgolf.interop.published import from_published, to_published
 from pgolf.kernels.packing import Packing
+from pgolf.model.activations import ASQU, XIELU
+from pgolf.model.basis import LowRank, RandomRows
 from pgolf.model.block import WithoutAttention
 from pgolf.model.context import Context
 from pgolf.model.exclude import gated_own_value, own_value
@@ -15,6 +17,8 @@ from pgolf.model.gates import AttentionOutGate, HeadGate
 from pgolf.model.head import AsymmetricSoftCap, SoftCap, TiedHead, UntiedHead
 from pgolf.model.lanes import ExchangingLanes, ParallelResidual, SeparateLanes, TwoLane
 from pgolf.model.mlp import LeakyReLUSquared, SwiGLU
+from pgolf.model.moe import SoftDense
+from pgolf.model.phinta import PerBlock, PreHead
 from pgolf.model.plan import Depth
 from pgolf.model.roles import parameter_roles
 from pgolf.model.smear import SmearGate
@@ -37,6 +41,31 @@ LANES = [
     partial(ExchangingLanes, start_layer=1),
     partial(SeparateLanes, start_layer=2),
 ]
+MLPS = [
+    partial(LeakyReLUSquared, multiple=2.0, slope=0.5),
+    partial(SwiGLU, multiple=1.5),
+    partial(ASQU, multiple=2.0, negative_scale=0.25),
+    partial(
+        XIELU,
+        multiple=2.0,
+        alpha_positive=[0.1, 1.0],
+        alpha_negative=0.5,
+        beta_positive=0.1,
+        beta_negative=0.4,
+        trainable=True,
+    ),
+    partial(
+        SoftDense,
+        multiple=2.0,
+        slope=0.5,
+        num_experts=4,
+        balance=0.1,
+        min_share=0.1,
+        max_spread=0.1,
+        bias_rate=0.1,
+        inject=0.5,
+    ),
+]
 LORA = LoraSettings(
     rank=2,
     alpha=2.0,
@@ -54,7 +83,9 @@ mixtures = st.fixed_dictionaries(
         "smear": st.sampled_from([None, partial(SmearGate, width=12, bos_id=1)]),
         "head": st.sampled_from([TiedHead, UntiedHead]),
         "softcap": st.sampled_from([None, partial(SoftCap, cap=5.0), partial(AsymmetricSoftCap, cap=5.0)]),
-        "mlp": st.sampled_from([partial(LeakyReLUSquared, multiple=2.0, slope=0.5), partial(SwiGLU, multiple=1.5)]),
+        "mlp": st.sampled_from(MLPS),
+        "phinta": st.sampled_from([None, PreHead(rank=4, init_scale=0.5), PerBlock(rank=4, init_scale=0.5)]),
+        "basis": st.sampled_from([None, *(kind(rank=4, patterns=["*.mlp.*"]) for kind in (LowRank, RandomRows))]),
         "layer_scale": st.booleans(),
         "vectors": st.sampled_from([None, VirtualVectors]),
         "without_attention": st.sampled_from([None, WithoutAttention(layers=[0])]),
