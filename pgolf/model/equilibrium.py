@@ -1,0 +1,127 @@
+"""A block solved for a fixed point instead of applied (RevDEQ of jzmyres; deep equilibria: arXiv 1909.01377)."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from pgolf.model.block import Block
+from pgolf.model.context import Context, Walk
+from pgolf.model.norm import rms_norm
+from pgolf.model.plan import Pass
+from pgolf.model.reversible import Function, States, Tape, relax, relax_checkpointed
+from pgolf.model.roles import orthogonal
+from pgolf.model.vectors import VectorSet
+
+if TYPE_CHECKING:
+    from pgolf.model.gpt import GPT
+
+
+class Equilibrium(nn.Module):
+    """What a pass through block `layer` gives is z after K coupled steps from y = z = x, its input:
+
+    y <- (1 - b) y + b f(z); z <- (1 - b) z + b f(y), with
+    f(z) = x + norm(attention(norm(u))) + norm(mlp(norm(u))), u = m0 z + m1 x0 + x.
+
+    That is the published map where the block mixes nothing in (m0 = 1, m1 = 0) and x is x0: a model of one block. All
+    parts of the block, its adapters too, are those of every evaluation. What it leaves in the walk is that of the last.
+
+    iterations: K in training. eval_iterations: K in evaluation, where adapters learn too; None: the same. backward: the
+    gradient goes through the last so many iterations, and what they begin from counts as constant; None: all.
+    states in fp64, in which steps can be undone; published so in training, in fp32 in evaluation. f computes in the
+    dtype of x. Without a compiler steps are undone for the backward pass, so that memory does not grow with K; in a
+    compiled graph both states of every iteration are remembered (pgolf.model.reversible).
+
+    reconstruction: how far undoing all steps of the last backward pass missed their start, (|y - x| + |z - x|) /
+    max(|x|, 1), in fp64; None before there was one.
+    """
+
+    def __init__(
+        self, layer: int, iterations: int, eval_iterations: int | None, beta: float, backward: int | None
+    ) -> None:
+        super().__init__()
+        self.layer, self.iterations, self.beta, self.backward = layer, iterations, beta, backward
+        self.eval_iterations = iterations if eval_iterations is None else eval_iterations
+        self.reconstruction: Tensor | None = None
+
+    def forward(
+        self, block: Block, x: Tensor, x0: Tensor, step: Pass, context: Context, vectors: VectorSet | None
+    ) -> Tensor:
+        """x, x0 [B, T, dim] -> [B, T, dim]."""
+        outer = context.walk
+        assert outer is not None  # begun by the model
+        # an evaluation that is repeated for the backward pass must find what the first one did, and must not hold the
+        # walk: that holds what the last one leaves, hence the graph which holds this function
+        bare, tokens, before = replace(context, walk=None), outer.tokens, dict(outer.kept)
+
+        def evaluate(state: Tensor, leave: Walk | None) -> Tensor:
+            walk = Walk(tokens, dict(before))
+            inner = replace(bare, walk=walk)
+            u = block.mix(state.to(x.dtype), x0, vectors) + x
+            attended, fed = block.attend(u, step, inner, vectors), block.feed(u, step, inner, vectors)
+            if leave is not None:
+                leave.kept.update(walk.kept)
+                leave.costs.update(walk.costs)
+            return x + rms_norm(attended) + rms_norm(fed)
+
+        count = self.iterations if self.training else self.eval_iterations
+        remembered = count if self.backward is None else min(count, self.backward)
+        states = (x.double(), x.double())
+        if remembered < count:
+            with torch.no_grad():
+                states = relax(evaluate, states, count - remembered, self.beta)
+        z = self._solve(evaluate, states, remembered, outer).to(x.dtype)
+        return block.ended(block.mix(x, x0, vectors), z, context)
+
+    def _solve(self, f: Function, states: States, count: int, walk: Walk) -> Tensor:
+        if torch.compiler.is_compiling():
+            return relax_checkpointed(f, states, count, self.beta, walk)[1]
+        if not torch.is_grad_enabled():
+            return relax(f, states, count, self.beta, walk)[1]
+        begun = [state.detach() for state in states]
+
+        def measure(y: Tensor, z: Tensor) -> None:
+            missed = torch.linalg.vector_norm(y - begun[0]) + torch.linalg.vector_norm(z - begun[1])
+            self.reconstruction = missed / torch.linalg.vector_norm(begun[1]).clamp_min(1.0)
+
+        return relax(f, states, count, self.beta, walk, Tape(f, self.beta, measure))[1]
+
+
+class RevDEQ:
+    """Solves one block of a model, see `Equilibrium`. layer: which. Its output projections start orthogonal instead of
+    at zero: they are behind a norm, and the norm of zero has no direction.
+
+    Raises ValueError for a relaxation that is none, or a layer that is not there or on lanes.
+    """
+
+    def __init__(
+        self,
+        *,
+        layer: int,
+        iterations: int,
+        beta: float,
+        eval_iterations: int | None = None,
+        backward: int | None = None,
+    ) -> None:
+        counts = {"iterations": iterations, "eval_iterations": eval_iterations, "backward": backward}
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise ValueError(f"equilibrium.{name}={count} must be at least 1")
+        if not 0.0 < beta < 1.0:
+            raise ValueError(f"equilibrium.beta={beta} must lie between 0 and 1: a step of 1 cannot be undone")
+        self.layer, self.iterations, self.beta = layer, iterations, beta
+        self.eval_iterations, self.backward = eval_iterations, backward
+
+    def fit(self, model: "GPT") -> None:
+        """ValueError when the model has no such layer, or walks it on lanes."""
+        if not 0 <= self.layer < len(model.blocks):
+            raise ValueError(f"equilibrium.layer={self.layer} is none of the layers 0..{len(model.blocks) - 1}")
+        passes = [step for plan in model.plans.values() for step in plan.passes if step.block == self.layer]
+        if any(step.form == "lanes" for step in passes):
+            raise ValueError(f"equilibrium.layer={self.layer} is walked on two lanes, which have no fixed point here")
+        block = model.blocks[self.layer]
+        for part in (block.attn, block.mlp):
+            if part is not None:
+                part.proj.inits["weight"] = orthogonal()
+        model.equilibrium = Equilibrium(self.layer, self.iterations, self.eval_iterations, self.beta, self.backward)
