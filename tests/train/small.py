@@ -92,8 +92,10 @@ def train(directory: Path, group: Group = ALONE, seed: int = 1, stop_after=None,
                 raise KeyboardInterrupt
 
     places = {"clock": BudgetClock(), "console": Silent(), "group": group, "log": log}
-    places |= {name: changes.pop(name) for name in ("clock", "console", "validate", "rounding") if name in changes}
+    to_run = ("clock", "console", "validate", "rounding", "token_bytes")
+    places |= {name: changes.pop(name) for name in to_run if name in changes}
     trainer = Trainer(**{**SETTINGS, **changes})
+    trainer.equip(model, seed)
     averaged, progress = trainer.run(model, optimisers(model), dataset, sdpa, directory / "checkpoint", **places)
     return averaged, progress, events, model
 
