@@ -19,8 +19,8 @@ GREY = "#8a8a8a"
 DOTS_PER_INCH = 130
 
 
-def new_figure(width: float, height: float, panels: int = 1) -> tuple[Any, list[Any]]:
-    """A matplotlib Figure of this size in inches with `panels` axes in a row."""
+def new_figure(width: float, height: float, panels: int = 1, columns: int | None = None) -> tuple[Any, list[Any]]:
+    """A matplotlib Figure of this size in inches with `panels` axes in a row, or in rows of `columns`."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -28,7 +28,11 @@ def new_figure(width: float, height: float, panels: int = 1) -> tuple[Any, list[
         raise UserError("plots need matplotlib, which is not installed: pip install 'pgolf[report]'") from error
     drawing = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(drawing)
-    axes = list(np.ravel(drawing.subplots(1, panels)))
+    wide = min(panels, columns or panels)
+    places = list(np.ravel(drawing.subplots(-(-panels // wide), wide)))
+    axes = places[:panels]
+    for one in places[panels:]:
+        one.remove()
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.grid(True, color="#e4e4e4", linewidth=0.7)

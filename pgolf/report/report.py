@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pgolf.errors import UserError
 from pgolf.files import write_bytes
-from pgolf.report import adaptation, curves, overview, plots, schedule, scores, sections, settings
+from pgolf.report import adaptation, curves, learned, overview, plots, schedule, scores, sections, settings, turns
 from pgolf.report.comparability import check_denominator
 from pgolf.report.comparison import Group, make_groups
 from pgolf.report.page import Section, render_page
@@ -110,6 +110,7 @@ def _detail(run: Run, group: Group, out: Path, stem: str, every_run: bool) -> Se
     tables = [
         sections.stages_table(run),
         *scores.tables(run),
+        turns.turns_table(run),
         sections.audit_table(run),
         sections.identity_table(run),
         sections.samples_table(run),
@@ -122,10 +123,14 @@ def _detail(run: Run, group: Group, out: Path, stem: str, every_run: bool) -> Se
         )
     section.warnings.extend(filter(None, [adaptation.no_preview(run)]))
     section.warnings.extend(f"Planned and never reached: {text}." for text in settings.never_happened(run))
+    section.warnings.extend(turns.dead_parameters(run))
     drawn = [
         (plots.stage_bpb(run, out / f"stages-{stem}.png"), "Bits per byte of every stage"),
         (schedule.schedule(run, out / f"schedule-{stem}.png"), "Learning rate and recurrence switch"),
         (settings.settings(run, out / f"settings-{stem}.png"), "Every schedule, planned and actual"),
+        (turns.loss_with_turns(run, out / f"events-{stem}.png"), "Training loss and the events of the schedules"),
+        (learned.learned(run, out / f"learned-{stem}.png"), "Learned gains, scales and gates over steps"),
+        (turns.passes(run, out / f"passes-{stem}.png"), "Cosine between repeated passes"),
         (_documents(run, out / f"documents-{stem}.png", section), "Documents over their length"),
         (adaptation.trajectory(run, out / f"adaptation-{stem}.png"), "Score and gain against seconds of scoring"),
         (plots.stage_seconds(run, out / f"seconds-{stem}.png"), "Seconds per stage"),

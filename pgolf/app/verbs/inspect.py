@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pgolf.app import build
 from pgolf.app.console import Screen
-from pgolf.app.verbs import inspect_artifact
+from pgolf.app.verbs import converged, inspect_artifact
 from pgolf.app.verbs.composing import compose, parser, refuse_words, take
 from pgolf.app.verbs.tables import text_table
 from pgolf.digest import digest, group_digest
@@ -25,11 +25,14 @@ Show the layer plans, what a token costs, the parameters by role and by tensor, 
 the artifact, and the schedules of a configuration. Nothing is trained and no data is read.
 With artifact=FILE (or a run directory): where the bytes of an artifact are, and how near its coder
 came to the entropy of the symbols.
+With run=DIR --converged: the learned gains, scales and gates of a trained run by layer, and overrides
+that start the next run where they ended.
 
 examples:
   pgolf inspect scale=full
   pgolf inspect experiment=pr1736 --plot
-  pgolf inspect artifact=runs/default-1a2b3c4d-seed42 --plot"""
+  pgolf inspect artifact=runs/default-1a2b3c4d-seed42 --plot
+  pgolf inspect run=runs/default-1a2b3c4d-seed42 --converged"""
 MOMENTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # parts of the training budget
 FINE = [index / 400 for index in range(401)]
 
@@ -44,12 +47,18 @@ def main(arguments: list[str]) -> int:
         const="",
         help="draw plans, schedules and bytes (default: architecture-NAME.png here; artifact-NAME.png of an artifact)",
     )
+    made.add_argument("--converged", action="store_true", help="with run=DIR: where its learned gains ended")
     options = made.parse_args(arguments)
     words, plot = _separate(options.words, options.plot)
     refuse_words(words)
     artifact, others = take(words, "artifact")
     if artifact is not None:
         return inspect_artifact.show(artifact, others, plot)
+    run, others = take(words, "run")
+    if options.converged or run is not None:
+        if run is None or not options.converged or plot is not None:
+            raise ConfigError(["run=DIR and --converged belong together, without --plot"])
+        return converged.show(run, others)
     config = compose(words, options).config
     screen, recipe = Screen(), build.recipe(config)
     screen.say(f"digest {digest(config)[:16]}, without the seed {group_digest(config)[:16]}")

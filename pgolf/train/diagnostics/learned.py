@@ -1,6 +1,6 @@
 """Gains, scales, mixes and gates as training moves them: a few numbers for each, often enough to draw."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,9 @@ def learned_names(model: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def summaries(model: nn.Module, names: Iterable[str]) -> dict[str, list[list[float]]]:
-    """[mean, min, max] of every row (all but the last dimension, flattened) of each parameter."""
-    parts = {name: _rows(model.get_parameter(name).detach().float()) for name in names}
+def summaries(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, list[list[float]]]:
+    """[mean, min, max] of every row (all but the last dimension, flattened) of each of `weights` that is named."""
+    parts = {name: _rows(weights[name].detach().float()) for name in names}
     if not parts:
         return {}
     found = [torch.stack([rows.mean(1), rows.amin(1), rows.amax(1)], 1) for rows in parts.values()]

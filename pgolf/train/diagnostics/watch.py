@@ -42,7 +42,9 @@ class Watch:
     ) -> None:
         self.session, self.passes, self.forward = session, passes, forward
         self.group, self.clock, self.log = group, clock, log
-        self._names, self._recorder = learned_names(session.model), Recorder()
+        parameters = dict(session.model.named_parameters())
+        self._learned = {name: parameters[name] for name in learned_names(session.model)}
+        self._recorder = Recorder()
         self._settings: Settings | None = None
         self._stopped_early = False
         self.liveness = Liveness(session.model, group, session.progress, console, log)
@@ -86,7 +88,7 @@ class Watch:
 
     def _record_learned(self, position: Position) -> None:
         where = {"step": position.step, "fraction": position.fraction, "seconds": position.seconds}
-        self.log({"event": "learned", **where, "values": summaries(self.session.model, self._names)})
+        self.log({"event": "learned", **where, "values": summaries(self._learned, self._learned)})
 
     def _sights(self, course: Course, stops_early: bool, rounds: bool) -> list[Sight]:
         average, progress = self.session.average, self.session.progress
