@@ -77,9 +77,8 @@ class CausalSelfAttention(Part):
         q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in projected)
         if self.value_residual is not None:
             v = self.value_residual(v, context)
-        q, k = self._placed(q), self._placed(k)
         gain = self.q_gain if gain is None else gain
-        q = q * gain[:, None].to(q.dtype)
+        q, k = self._placed(q, context, gain), self._placed(k, context)
         y = self._attended(q, k, v, context)
         if self.exclude is not None:
             y = self.exclude(y, v, context.walk)
@@ -87,9 +86,17 @@ class CausalSelfAttention(Part):
             y = y * self.gate(n, projected[0])
         return context.adapt(slot, "o", n, self.proj(y.flatten(2)))
 
-    def _placed(self, x: Tensor) -> Tensor:
-        """Queries or keys [B, T, heads, head_dim], normed and rotated."""
-        return self.rope(rms_norm(x)) if self.difference is None else self.difference.placed(x, self.rope)
+    def _placed(self, x: Tensor, context: Context, gain: Tensor | None = None) -> Tensor:
+        """Queries or keys [B, T, heads, head_dim], normed and rotated, times the gain of their head [heads]."""
+        if context.fused.norm_rotary is not None and self.fusable:
+            return context.fused.norm_rotary(x, *self.rope.tables(x.shape[1], x.device), gain)
+        x = self.rope(rms_norm(x)) if self.difference is None else self.difference.placed(x, self.rope)
+        return x if gain is None else x * gain[:, None].to(x.dtype)
+
+    @property
+    def fusable(self) -> bool:
+        """Whether the fused kernel norms and rotates its heads: whole ones, by the tables of `Rotary`."""
+        return self.difference is None and type(self.rope) is Rotary
 
     def _attended(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """[B, T, num_heads, head_dim]."""

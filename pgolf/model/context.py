@@ -1,4 +1,4 @@
-"""What a forward pass is told besides the tokens: attention back end, document boundaries, adapters."""
+"""What a forward pass is told besides the tokens: attention back end, kernels, document boundaries, adapters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pgolf.kernels.attend import Attention, sdpa
+from pgolf.kernels.fused.kernels import UNFUSED, Fused
 from pgolf.kernels.packing import Packing
 
 HEAD_SLOT = -1
@@ -49,13 +50,15 @@ class Context:
 
     packing: boundaries of the documents in a packed row; None means that each row is one causal sequence.
     adapters: deltas at the sites `q k v o mlp head`. `o` and `mlp` read the normed block input (PR 1530).
-    walk: of the forward that is under way; None before it.
+    walk: of the forward that is under way; None before it. fused: kernels that parts use where they can; training alone
+    has some.
     """
 
     attention: Attention = sdpa
     packing: Packing | None = None
     adapters: Adapters | None = None
     walk: Walk | None = None
+    fused: Fused = UNFUSED
 
     def begun(self, tokens: Tensor, wanted: frozenset[int] = frozenset()) -> "Context":
         """The same for one forward over `tokens`, int64 [B, T], with a walk of its own. Who wants to read what the

@@ -63,6 +63,18 @@ class LeakyReLUSquared(Mlp):
         """n: normed input [B, T, dim] -> [B, T, hidden]."""
         return F.leaky_relu(self.fc(n), self.slope).square()
 
+    def forward(self, n: Tensor, slot: int, context: Context) -> Tensor:
+        """n: normed input [B, T, dim] -> [B, T, dim]."""
+        if context.fused.mlp is None or not self.fusable:
+            return super().forward(n, slot, context)
+        return context.adapt(slot, "mlp", n, context.fused.mlp(n, self.fc.weight, self.proj.weight, self.slope))
+
+    @property
+    def fusable(self) -> bool:
+        """Whether the fused kernel computes this: two whole matrices with nothing but the activation in between."""
+        whole = type(self.fc) is Linear and type(self.proj) is Linear
+        return whole and self.dropout is None and type(self) is LeakyReLUSquared
+
 
 class SwiGLU(Mlp):
     """W_down (silu(W_gate n) * W_up n), hidden width = floor(multiple * dim) (Shazeer 2020, arXiv 2002.05202)."""

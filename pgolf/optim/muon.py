@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pgolf.distributed import Group
+from pgolf.kernels.fused.kernels import Symmetric
 from pgolf.optim.banks import NO_REDUCE_SCATTER, Bank, can_reduce_scatter
 from pgolf.optim.newton_schulz import POLAR_EXPRESS, STOCK, Rounding, orthogonalise, orthogonalise_by_gram
 from pgolf.optim.transforms import Rescaling, State, Transform, unit_rows
@@ -89,6 +90,7 @@ class Muon(torch.optim.Optimizer):
         }
         self.newton_schulz = newton_schulz
         self.precision, self.gradient, self.precondition, self.rescale = precision, gradient, precondition, rescale
+        self.symmetric: Symmetric | None = None
         self._group: Group | None = None
         self._scatters = True
         self._banks: list[tuple[int, Bank]] = []  # with the index of their parameter group
@@ -128,11 +130,26 @@ class Muon(torch.optim.Optimizer):
         self._group, self._scatters = group, can_reduce_scatter(group)
         return None if self._scatters else NO_REDUCE_SCATTER
 
+    def use(self, symmetric: Symmetric) -> int:
+        """Compute symmetric products of iterations that round once a product by this kernel from now on. It is compiled
+        for all shapes here, so that no step waits for that. Gives the number of matrices it is used for."""
+        self.symmetric, used = symmetric, 0
+        for group in self.param_groups:
+            shapes = {parameter.shape: parameter for parameter in group["params"]}
+            precision = self._precision(group["params"][0])
+            if self.newton_schulz != "gram" and precision.rounding != "fused":
+                continue  # published roundings are those of plain products
+            used += len(group["params"])
+            for shape, parameter in shapes.items():
+                work = parameter.new_zeros((1, *shape), dtype=precision.iteration or precision.gradient)
+                self._orthogonalised(work, group, precision)
+        return used
+
     def send_gradients(self) -> None:
         """Start averaging the gradients over the ranks, largest bank first, and return while that is under way."""
         for _, bank in self._all_banks():
             if not bank.awaits:
-                bank.send_gradients(self._precision(bank).gradient)
+                bank.send_gradients(self._precision(bank.parameters[0]).gradient)
 
     def received_gradients(self) -> list[Tensor]:
         """The averaged gradients of the matrices that this rank owns; changed in place (clipping), they are what the
@@ -153,9 +170,11 @@ class Muon(torch.optim.Optimizer):
             self.send_gradients()
         under_way: tuple[Bank, Tensor, Any, float, float] | None = None
         for index, bank in self._all_banks():
-            if bank.awaits or (not self.is_sharded and bank.send_gradients(self._precision(bank).gradient)):
+            if bank.awaits or (
+                not self.is_sharded and bank.send_gradients(self._precision(bank.parameters[0]).gradient)
+            ):
                 options = self.param_groups[index]
-                precision = self._precision(bank)
+                precision = self._precision(bank.parameters[0])
                 updates = self._updates(bank, options, precision)
                 scale = bank.scale
                 if precision.update is not None:
@@ -215,12 +234,12 @@ class Muon(torch.optim.Optimizer):
     def _initial_state(self, bank: Bank) -> State:
         first = bank.parameters[0]
         size = (bank.share, *bank.shape)
-        dtype = self._precision(bank).gradient or first.dtype
+        dtype = self._precision(bank.parameters[0]).gradient or first.dtype
         state = {"momentum_buffer": torch.zeros(size, dtype=dtype, device=first.device)}
         return state | (self.rescale.initial_state(*size, first.device) if self.rescale else {})
 
-    def _precision(self, bank: Bank) -> Precision:
-        automatic = "bf16_fast" if bank.parameters[0].is_cuda else "as_gradient"
+    def _precision(self, parameter: nn.Parameter) -> Precision:
+        automatic = "bf16_fast" if parameter.is_cuda else "as_gradient"
         return PRECISIONS[automatic if self.precision == "auto" else self.precision]
 
     def _updates(self, bank: Bank, options: dict[str, Any], precision: Precision) -> Tensor:
@@ -247,14 +266,16 @@ class Muon(torch.optim.Optimizer):
             update = self.precondition(update)
         if options["row_normalise"]:
             update = unit_rows(update)
+        direction = self._orthogonalised(update.to(precision.iteration or update.dtype), options, precision)
+        return direction if self.rescale is None else self.rescale(direction, state)
+
+    def _orthogonalised(self, work: Tensor, options: dict[str, Any], precision: Precision) -> Tensor:
+        """[n, rows, cols] by the configured iteration."""
         coefficients = POLAR_EXPRESS if options["coefficients"] == "polar_express" else STOCK
-        work = update.to(precision.iteration or update.dtype)
         steps = options["newton_schulz_steps"]
         if self.newton_schulz == "gram":
-            direction = orthogonalise_by_gram(work, steps, coefficients)
-        else:
-            direction = orthogonalise(work, steps, coefficients, precision.rounding)
-        return direction if self.rescale is None else self.rescale(direction, state)
+            return orthogonalise_by_gram(work, steps, coefficients, self.symmetric)
+        return orthogonalise(work, steps, coefficients, precision.rounding, self.symmetric)
 
 
 def _look_ahead(gradients: Tensor, buffer: Tensor, momentum: float) -> Tensor:

@@ -4,10 +4,13 @@ Source: Jordan et al., Muon (2024); Polar Express coefficients: Amsel et al. (20
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from pgolf.kernels.fused.kernels import Symmetric
 
 Coefficients = tuple[tuple[float, float, float], ...]
 Rounding = Literal["fused", "published", "early"]
@@ -31,16 +34,21 @@ EPS = 1e-7
 
 
 def orthogonalise(
-    matrices: Tensor, steps: int, coefficients: Coefficients = POLAR_EXPRESS, rounding: Rounding = "fused"
+    matrices: Tensor,
+    steps: int,
+    coefficients: Coefficients = POLAR_EXPRESS,
+    rounding: Rounding = "fused",
+    symmetric: Symmetric | None = None,
 ) -> Tensor:
     """Newton-Schulz iteration on a batch [n, rows, cols]; returns the same shape and dtype.
 
     Singular values are driven towards 1. At most as many iterations as there are coefficients, unless there is only
     one triple. rounding: where a 16-bit iteration rounds. `fused` rounds once a product; `published` and `early` round
     after every operation in the order of the published scripts with parameter banks (PR 1530 and after) and before
-    them, and give those scripts' bits. In fp32 the three differ in the last bits alone.
+    them, and give those scripts' bits. In fp32 the three differ in the last bits alone. symmetric: what computes the
+    symmetric products of `fused`; None: plain products.
     """
-    iterate = _ITERATIONS[rounding]
+    iterate = partial(_fused, symmetric=symmetric) if rounding == "fused" else _ITERATIONS[rounding]
 
     def all_of_them(x: Tensor) -> Tensor:
         for triple in _triples(steps, coefficients):
@@ -50,14 +58,16 @@ def orthogonalise(
     return _lying_and_normalised(matrices, all_of_them)
 
 
-def orthogonalise_by_gram(matrices: Tensor, steps: int, coefficients: Coefficients = POLAR_EXPRESS) -> Tensor:
+def orthogonalise_by_gram(
+    matrices: Tensor, steps: int, coefficients: Coefficients = POLAR_EXPRESS, symmetric: Symmetric | None = None
+) -> Tensor:
     """The same iteration on a batch [n, rows, cols] with a third fewer operations on long matrices.
 
     All X of an iteration are polynomials of A = X X^T times the first X. So a matrix that is at least twice as long as
     it is wide takes up to three iterations on A alone, whose side is the shorter one, and is multiplied once for all of
     them. In bf16 this rounds about as much as `published` does, up to 1.7 times; others are iterated as by `fused`.
     """
-    return _lying_and_normalised(matrices, lambda x: _by_gram(x, _triples(steps, coefficients)))
+    return _lying_and_normalised(matrices, lambda x: _by_gram(x, _triples(steps, coefficients), symmetric))
 
 
 def _lying_and_normalised(matrices: Tensor, iterate: Callable[[Tensor], Tensor]) -> Tensor:
@@ -83,9 +93,10 @@ def _triples(steps: int, coefficients: Coefficients) -> Coefficients:
     return coefficients * steps if len(coefficients) == 1 else coefficients[:steps]
 
 
-def _fused(x: Tensor, a: float, b: float, c: float) -> Tensor:
-    gram, add = _gram(x), torch.addmm if x.ndim == 2 else torch.baddbmm
-    return add(x, add(gram, gram, gram, beta=b, alpha=c), x, beta=a, alpha=1.0)
+def _fused(x: Tensor, a: float, b: float, c: float, symmetric: Symmetric | None = None) -> Tensor:
+    product = _products(x, symmetric)
+    gram = product(x)
+    return _added(x, product(gram, gram, b, c), x, beta=a, alpha=1.0)
 
 
 def _published(x: Tensor, a: float, b: float, c: float) -> Tensor:
@@ -98,31 +109,47 @@ def _early(x: Tensor, a: float, b: float, c: float) -> Tensor:
     return a * x + (b * gram + (c * gram) @ gram) @ x
 
 
-_ITERATIONS = {"fused": _fused, "published": _published, "early": _early}
+_ITERATIONS = {"published": _published, "early": _early}
 
 
-def _by_gram(x: Tensor, triples: Sequence[tuple[float, float, float]]) -> Tensor:
+def _by_gram(x: Tensor, triples: Sequence[tuple[float, float, float]], symmetric: Symmetric | None) -> Tensor:
     """All iterations on lying matrices [..., rows, cols]; those that are not long gain nothing from sharing."""
     if x.shape[-1] < LONG * x.shape[-2]:
         for triple in triples:
-            x = _fused(x, *triple)
+            x = _fused(x, *triple, symmetric=symmetric)
         return x
     for first in range(0, len(triples), SHARED):
-        x = _several(x, triples[first : first + SHARED])
+        x = _several(x, triples[first : first + SHARED], symmetric)
     return x
 
 
-def _several(x: Tensor, triples: Sequence[tuple[float, float, float]]) -> Tensor:
+def _several(x: Tensor, triples: Sequence[tuple[float, float, float]], symmetric: Symmetric | None) -> Tensor:
     """X <- P_k ... P_1 X with P = a + b A + c A^2, and A <- A P^2 in between: everything commutes."""
-    gram, product, add = _gram(x), None, torch.addmm if x.ndim == 2 else torch.baddbmm
+    multiplied, product = _products(x, symmetric), None
+    gram = multiplied(x)
     for index, (a, b, c) in enumerate(triples):
-        factor = add(gram, gram, gram, beta=b, alpha=c)
+        factor = multiplied(gram, gram, b, c)
         factor.diagonal(dim1=-2, dim2=-1).add_(a)
         product = factor if product is None else factor @ product
         if index + 1 < len(triples):
             gram = gram @ factor @ factor
     assert product is not None  # there is at least one triple
     return product @ x
+
+
+def _products(x: Tensor, symmetric: Symmetric | None) -> Symmetric:
+    """What computes the symmetric products of one matrix, or of a batch as x is."""
+    return symmetric if symmetric is not None and x.ndim == 3 else _plain
+
+
+def _plain(x: Tensor, base: Tensor | None = None, beta: float = 0.0, scale: float = 1.0) -> Tensor:
+    """X X^T, or beta B + scale X^2 of symmetric X."""
+    return _gram(x) if base is None else _added(base, x, x, beta=beta, alpha=scale)
+
+
+def _added(base: Tensor, x: Tensor, y: Tensor, *, beta: float, alpha: float) -> Tensor:
+    """beta B + alpha X Y of matrices or of batches, rounded once."""
+    return (torch.addmm if x.ndim == 2 else torch.baddbmm)(base, x, y, beta=beta, alpha=alpha)
 
 
 def _gram(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pgolf.distributed import Group
+from pgolf.kernels.fused.kernels import Symmetric
 from pgolf.model.mup import Kind, WidthScaling, width_of
 from pgolf.model.roles import ROLES, parameter_roles
 from pgolf.optim.muon import Muon
@@ -95,6 +96,10 @@ class RoleOptimizers:
         """
         remarks = [optimizer.shard(group) for optimizer in self if isinstance(optimizer, Muon)]
         return sorted({remark for remark in remarks if remark is not None})
+
+    def use(self, symmetric: Symmetric) -> int:
+        """Compute symmetric products by this kernel where an optimiser has any; gives for how many matrices."""
+        return sum(optimizer.use(symmetric) for optimizer in self if isinstance(optimizer, Muon))
 
     def schedule(self, lr_scale: float, momentum: float | None, weight_decay_scale: float = 1.0) -> None:
         """Set every learning rate to its base value times `lr_scale`, the momentum of those that have one named so,

@@ -126,6 +126,8 @@ def _kernel(  # type: ignore[no-untyped-def]
             total += beta * tl.load(base + matrix * rows * rows + at, mask=inside, other=0.0).to(SUM)
         out += matrix * rows * rows
         rounded = total.to(out.dtype.element_ty)
-        tl.store(out + at, rounded, mask=inside)
+        # from the diagonal on, and mirrored beyond it, so that no rounding of a sum can make it unsymmetric
+        tl.store(out + at, rounded, mask=inside & (row[:, None] <= column[None, :]))
         mirrored = column.to(tl.int64)[:, None] * rows + row[None, :]
-        tl.store(out + mirrored, tl.trans(rounded), mask=(column < rows)[:, None] & (row < rows)[None, :])
+        beyond = (column < rows)[:, None] & (row < rows)[None, :] & (column[:, None] > row[None, :])
+        tl.store(out + mirrored, tl.trans(rounded), mask=beyond)
