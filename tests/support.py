@@ -34,6 +34,7 @@ def tiny_model(
     num_loops: int = 1,
     num_layers: int = 4,
     scramble: float = 0.0,
+    value_residual: Any = None,
     **parts: Any,
 ) -> GPT:
     """A GPT of four thin layers, with other `parts` of GPT where given; `scramble` adds noise to all of it (output
@@ -53,6 +54,7 @@ def tiny_model(
             rope=Rotary(dims=4, base=1e4),
             exclude=partial(own_value, last=None) if exclude_own_value else None,
             gate=gate,
+            value_residual=value_residual,
         ),
         "mlp": partial(LeakyReLUSquared, multiple=2.0, slope=0.5),
     }

@@ -10,16 +10,20 @@ from pgolf.kernels.attend import sdpa
 from pgolf.kernels.packing import Packing
 from pgolf.model.activations import XIELU
 from pgolf.model.basis import RandomPlusLowRank, RandomRows
+from pgolf.model.bigram import Bigram
 from pgolf.model.context import Context
 from pgolf.model.dropout import NormPercentile
-from pgolf.model.gates import HeadGate
-from pgolf.model.head import AsymmetricSoftCap
+from pgolf.model.embedding import Factored
+from pgolf.model.gates import BlockGates, HeadGate
+from pgolf.model.head import AsymmetricSoftCap, PolynomialSoftCap
 from pgolf.model.lanes import TwoLane
 from pgolf.model.mlp import LeakyReLUSquared
 from pgolf.model.moe import SoftDense
 from pgolf.model.phinta import PerBlock, PreHead
 from pgolf.model.plan import Depth
-from pgolf.model.smear import SmearGate
+from pgolf.model.skips import CompressedSkips
+from pgolf.model.smear import ConvexSmear, MlpSmears, RunningMeans, SmearGate
+from pgolf.model.values import ValueEmbeddings, ValueResidual
 from tests.support import tiny_model
 
 TOKENS = torch.randint(1, 64, (1, 49), generator=torch.Generator().manual_seed(0))
@@ -80,6 +84,43 @@ def learned_activation():
     )
 
 
+def stream(embedding, skips, mlp_smear, running_mean):
+    """All that enters the stream, and what mixes places."""
+    return tiny_model(
+        num_layers=3,
+        embedding=embedding,
+        bigram=Bigram(
+            hash="xor",
+            primes=[36313, 27191, 51497],
+            buckets=64,
+            dim=8,
+            first="reserved",
+            bos_id=1,
+            table_std=0.0,
+            projection_gain=1.0,
+            scale=0.05,
+        ),
+        smear=partial(ConvexSmear, weighs="previous", start=0.0, after_norm=True, bos_id=1),
+        mlp_smear=mlp_smear,
+        running_mean=running_mean,
+        block_gate=BlockGates(start=2.0),
+        value_embedding=ValueEmbeddings(dim=8, table_std=0.1, scale=0.5, last=2, by="place"),
+        value_residual=partial(ValueResidual, form="learned"),
+        skips=skips,
+        softcap=partial(PolynomialSoftCap, cap=10.0),
+    )
+
+
+def mixing():
+    """Smears and means over the document, a narrow table."""
+    return stream(Factored(rank=8, init_std=0.1, bias=True), None, MlpSmears(share=0.5, bos_id=1), RunningMeans())
+
+
+def bottleneck():
+    """Skips through a bottleneck."""
+    return stream(None, CompressedSkips(divisor=4), None, None)
+
+
 def scrambled(model):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -129,6 +170,8 @@ def check(model, backend, plans, contexts):
     [
         (full_stack, ["plain", "looped"]),
         (naive, ["plain"]),
+        (mixing, ["plain", "looped"]),
+        (bottleneck, ["looped"]),
         (experts, ["plain", "looped"]),
         (learned_activation, ["plain"]),
     ],
@@ -137,6 +180,6 @@ def test_one_graph_a_plan(build, plans):
     check(scrambled(build()), "eager", plans, contexts())
 
 
-@pytest.mark.parametrize("build", [full_stack, naive, experts])
+@pytest.mark.parametrize("build", [full_stack, naive, experts, mixing])
 def test_backward_of_a_packed_row_is_one_graph_too(build):
     check(scrambled(build()), "aot_eager", ["looped"], contexts()[1:])

@@ -10,18 +10,22 @@ from pgolf.interop.published import from_published, to_published
 from pgolf.kernels.packing import Packing
 from pgolf.model.activations import ASQU, XIELU
 from pgolf.model.basis import LowRank, RandomRows
+from pgolf.model.bigram import Bigram
 from pgolf.model.block import WithoutAttention
 from pgolf.model.context import Context
+from pgolf.model.embedding import Factored
 from pgolf.model.exclude import gated_own_value, own_value
-from pgolf.model.gates import AttentionOutGate, HeadGate
-from pgolf.model.head import AsymmetricSoftCap, SoftCap, TiedHead, UntiedHead
+from pgolf.model.gates import AttentionOutGate, BlockGates, HeadGate
+from pgolf.model.head import AsymmetricSoftCap, PolynomialSoftCap, SoftCap, TiedHead, UntiedHead
 from pgolf.model.lanes import ExchangingLanes, ParallelResidual, SeparateLanes, TwoLane
 from pgolf.model.mlp import LeakyReLUSquared, SwiGLU
 from pgolf.model.moe import SoftDense
 from pgolf.model.phinta import PerBlock, PreHead
 from pgolf.model.plan import Depth
 from pgolf.model.roles import parameter_roles
-from pgolf.model.smear import SmearGate
+from pgolf.model.skips import CompressedSkips
+from pgolf.model.smear import ConvexSmear, MlpSmears, RunningMeans, SmearGate
+from pgolf.model.values import ValueEmbeddings, ValueResidual
 from pgolf.model.vectors import VirtualVectors
 from pgolf.ttt.lora import BatchedLora, LoraSettings
 from tests.support import tiny_model
@@ -30,6 +34,7 @@ GATES = [
     None,
     partial(HeadGate, width=12, scale=0.5, init_std=0.0),
     partial(HeadGate, width=None, scale=1.0, init_std=0.005),
+    partial(HeadGate, width=None, scale=1.0, init_std=0.0, bias=2.94),
     partial(AttentionOutGate, width=8, source="proj"),
     partial(AttentionOutGate, width=8, source="q"),
 ]
@@ -66,6 +71,36 @@ MLPS = [
         inject=0.5,
     ),
 ]
+CAPS = [SoftCap, AsymmetricSoftCap, PolynomialSoftCap]
+CONVEX = [
+    partial(ConvexSmear, weighs="current", start=3.0, after_norm=False, bos_id=1),
+    partial(ConvexSmear, weighs="previous", start=0.0, after_norm=True, bos_id=1),
+]
+BIGRAMS = [
+    None,
+    *(
+        Bigram(
+            hash=kind,
+            primes=primes,
+            buckets=128,
+            dim=4,
+            first=first,
+            bos_id=1,
+            table_std=0.1,
+            projection_gain=1.0,
+            scale=0.5,
+        )
+        for kind, primes, first in (
+            ("xor", [36313, 27191], "itself"),
+            ("xor", [36313, 27191, 51497], "reserved"),
+            ("sum", [2246822519, 2654435761], "zero"),
+        )
+    ),
+]
+VALUE_EMBEDDINGS = [
+    None,
+    *(ValueEmbeddings(dim=8, table_std=0.1, scale=0.5, last=2, by=by) for by in ("block", "place")),
+]
 LORA = LoraSettings(
     rank=2,
     alpha=2.0,
@@ -80,9 +115,19 @@ mixtures = st.fixed_dictionaries(
     {
         "gate": st.sampled_from(GATES),
         "lanes": st.sampled_from(LANES),
-        "smear": st.sampled_from([None, partial(SmearGate, width=12, bos_id=1)]),
+        "embedding": st.sampled_from([None, Factored(rank=8, init_std=0.1, bias=True)]),
+        "bigram": st.sampled_from(BIGRAMS),
+        "smear": st.sampled_from([None, partial(SmearGate, width=12, bos_id=1), *CONVEX]),
+        "mlp_smear": st.sampled_from([None, MlpSmears(share=0.5, bos_id=1)]),
+        "running_mean": st.sampled_from([None, RunningMeans()]),
+        "block_gate": st.sampled_from([None, BlockGates(start=2.0)]),
+        "value_embedding": st.sampled_from(VALUE_EMBEDDINGS),
+        "value_residual": st.sampled_from(
+            [None, *(partial(ValueResidual, form=form) for form in ("learned", "gated"))]
+        ),
+        "compressed": st.booleans(),
         "head": st.sampled_from([TiedHead, UntiedHead]),
-        "softcap": st.sampled_from([None, partial(SoftCap, cap=5.0), partial(AsymmetricSoftCap, cap=5.0)]),
+        "softcap": st.sampled_from([None, *(partial(cap, cap=5.0) for cap in CAPS)]),
         "mlp": st.sampled_from(MLPS),
         "phinta": st.sampled_from([None, PreHead(rank=4, init_scale=0.5), PerBlock(rank=4, init_scale=0.5)]),
         "basis": st.sampled_from([None, *(kind(rank=4, patterns=["*.mlp.*"]) for kind in (LowRank, RandomRows))]),
@@ -101,7 +146,9 @@ mixtures = st.fixed_dictionaries(
 
 
 def mixture(parts, exclude):
-    model = tiny_model(**parts)
+    parts = {**parts}
+    skips = CompressedSkips(divisor=4) if parts.pop("compressed") and parts["depth"].skips else None
+    model = tiny_model(**parts, skips=skips)
     for layer, block in enumerate(model.blocks):
         if block.attn is not None:
             block.attn.exclude = exclude(4, layer, 4) if exclude is not None else None
