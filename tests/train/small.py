@@ -67,7 +67,7 @@ class Spoken(Silent):
 
 def optimisers(model: torch.nn.Module) -> RoleOptimizers:
     adam = partial(torch.optim.AdamW, lr=0.02)
-    return RoleOptimizers(model, matrix=MUON, embedding=adam, scalar=adam, head=None, gate=adam)
+    return RoleOptimizers(model, matrix=MUON, embedding=adam, scalar=adam, head=adam, gate=adam)
 
 
 def train(directory: Path, group: Group = ALONE, seed: int = 1, stop_after=None, model=None, on=None, **changes):
