@@ -8,6 +8,7 @@ same data. Each can be saved and resumed to the token, and is made as
 from pgolf.data.loaders.batch import Batch, BatchShape, Loader
 from pgolf.data.loaders.coprime_stride import CoprimeStrideLoader
 from pgolf.data.loaders.document_packing import DocumentPackingLoader
+from pgolf.data.loaders.order import ShardOrder
 from pgolf.data.loaders.prefetch import Prefetch
 from pgolf.data.loaders.sequential import SequentialLoader
 from pgolf.data.loaders.shuffled_sequence import ShuffledSequenceLoader
@@ -20,5 +21,6 @@ __all__ = [
     "Loader",
     "Prefetch",
     "SequentialLoader",
+    "ShardOrder",
     "ShuffledSequenceLoader",
 ]

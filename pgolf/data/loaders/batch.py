@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pgolf.data.loaders.order import ShardOrder
 from pgolf.data.shards import Tokens, read_shard
 from pgolf.errors import UserError
 
@@ -85,13 +86,15 @@ MakeLoader = Callable[[Sequence[Path], int, int, BatchShape], Loader]
 """loader(files, world_size, rank, shape): what a node of `train/loader` becomes."""
 
 
-def sorted_files(files: Sequence[Path], world_size: int, rank: int) -> list[Path]:
-    """Shards in lexicographic order. UserError without any, ValueError for a rank that does not exist."""
+def sorted_files(files: Sequence[Path], world_size: int, rank: int, order: ShardOrder | None = None) -> list[Path]:
+    """Shards in lexicographic order, or in another. UserError without any, ValueError for a rank that does not
+    exist."""
     if not files:
         raise UserError("there is no training shard to load.")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} does not exist in a world of {world_size}")
-    return sorted(Path(file) for file in files)
+    by_name = sorted(Path(file) for file in files)
+    return by_name if order is None else order(by_name)
 
 
 def check_state(state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

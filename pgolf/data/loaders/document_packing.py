@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pgolf.data.loaders.batch import Batch, BatchShape, ReadAhead, check_state, in_memory, sorted_files
+from pgolf.data.loaders.order import ShardOrder
 from pgolf.data.shards import Tokens, shard_length
 from pgolf.data.validation import BOS_ID
 from pgolf.errors import UserError
@@ -24,7 +25,7 @@ class DocumentPackingLoader:
     begun in the shard before, and the unread tail of the old shard, are not used.
 
     Args:
-        files: token shards, used in lexicographic order, again from the first after the last.
+        files: token shards, used in lexicographic order or in `order`, again from the first after the last.
         world_size, rank: data-parallel position.
         shape: documents longer than its sequence_tokens are cut into segments of that length.
         bucket: cu_seqlens is padded to a multiple of this.
@@ -45,8 +46,9 @@ class DocumentPackingLoader:
         *,
         bucket: int = 64,
         spans_per_fit: Literal["step", "ranks"] = "step",
+        order: ShardOrder | None = None,
     ):
-        self.files = sorted_files(files, world_size, rank)
+        self.files = sorted_files(files, world_size, rank, order)
         self.world_size, self.rank = world_size, rank
         self.max_document_tokens, self.bucket = shape.sequence_tokens, bucket
         self.micro_batch_tokens = shape.micro_batch_tokens

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pgolf.data.loaders.batch import Batch, BatchShape, ReadAhead, check_state, in_memory, sorted_files
+from pgolf.data.loaders.order import ShardOrder
 from pgolf.data.shards import Tokens, shard_length
 from pgolf.errors import UserError
 
@@ -20,15 +21,17 @@ class SequentialLoader:
     epoch, the last of a span as a target only. Rows begin anywhere in a document and run over document and shard ends.
 
     Args:
-        files: token shards, used in lexicographic order, again from the first after the last.
+        files: token shards, used in lexicographic order or in `order`, again from the first after the last.
         world_size, rank: data-parallel position.
         shape: sequence_tokens inputs a row; whole rows only.
     """
 
     whole_rows = True
 
-    def __init__(self, files: Sequence[Path], world_size: int, rank: int, shape: BatchShape):
-        self.files = sorted_files(files, world_size, rank)
+    def __init__(
+        self, files: Sequence[Path], world_size: int, rank: int, shape: BatchShape, *, order: ShardOrder | None = None
+    ):
+        self.files = sorted_files(files, world_size, rank, order)
         self.world_size, self.rank = world_size, rank
         self.rows, self.sequence_tokens = shape.rows, shape.sequence_tokens
         self.span = shape.micro_batch_tokens + 1
