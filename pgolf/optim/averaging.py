@@ -1,5 +1,7 @@
-"""Averages of the weights over training: exponential ones, a plain one over the warmdown, several at once."""
+"""Averages of the weights over training: exponential ones, plain ones over the warmdown or the last snapshots, several
+at once."""
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -126,6 +128,47 @@ class WarmdownAverage:
         """Restore what `state_dict` gave."""
         self.count = int(state["count"])
         _restore(self.total, state["total"])
+
+
+class LatestSnapshots:
+    """LAWA: the plain mean of the last `count` snapshots of the weights, one after every `every`-th step (2026-03-23:
+    10 snapshots, every 100 steps).
+
+    Each snapshot is an fp32 copy of the weights. Raises ValueError when every or count is below 1.
+    """
+
+    def __init__(self, model: nn.Module, *, every: int, count: int) -> None:
+        if every < 1 or count < 1:
+            raise ValueError(f"averaging every={every} and count={count} must be at least 1")
+        self.every = every
+        self.snapshots: deque[Weights] = deque(maxlen=count)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, position: Position, lr_scale: float = 1.0) -> None:
+        """Take in the weights after a step when its turn has come."""
+        if position.step % self.every == 0:
+            self.snapshots.append(_copy(model))
+
+    def adopt(self, copies: Mapping[str, str]) -> None:
+        """Copies are copies in every snapshot."""
+        for snapshot in self.snapshots:
+            _adopt(snapshot, copies)
+
+    def weights(self) -> Weights:
+        """The mean. ValueError when there is no snapshot."""
+        if not self.snapshots:
+            raise ValueError(f"there is no snapshot: training has no {self.every} steps. Lower averaging.every.")
+        names = self.snapshots[0]
+        return {name: torch.stack([one[name] for one in self.snapshots]).mean(0) for name in names}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The snapshots, oldest first."""
+        return {"snapshots": list(self.snapshots)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.snapshots.clear()
+        self.snapshots.extend({name: value.float() for name, value in one.items()} for one in state["snapshots"])
 
 
 class SeveralDecays:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pgolf.optim.averaging import ExponentialAverage, SeveralDecays, WarmdownAverage
+from pgolf.optim.averaging import ExponentialAverage, LatestSnapshots, SeveralDecays, WarmdownAverage
 from pgolf.optim.schedule import Position
 
 
@@ -101,3 +101,20 @@ def test_saved_averages_of_other_decays_are_refused(model):
 def test_impossible_averages_are_refused(make, message, model):
     with pytest.raises(ValueError, match=message):
         make(model)
+
+
+def test_the_latest_snapshots_are_averaged(model):
+    """Every second step, the last three: 8, 10 and 12; a state in the middle goes on to the same."""
+    average, resumed = (LatestSnapshots(model, every=2, count=3) for _ in range(2))
+    walk(model, average, 7)
+    state = {
+        "snapshots": [{name: value.clone() for name, value in one.items()} for one in average.state_dict()["snapshots"]]
+    }
+    resumed.load_state_dict(state)
+    for one in (average, resumed):
+        walk(model, one, 13, start=7)
+        torch.testing.assert_close(one.weights()["weight"], (weights_of(8) + weights_of(10) + weights_of(12)) / 3)
+    with pytest.raises(ValueError, match="training has no 50 steps"):
+        LatestSnapshots(model, every=50, count=2).weights()
+    with pytest.raises(ValueError, match="count=0"):
+        LatestSnapshots(model, every=1, count=0)
