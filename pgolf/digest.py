@@ -23,6 +23,7 @@ BOOKKEEPING = frozenset(
         "size",
         "experiment",
         "allow_targets",
+        "fused",
     }
 )
 DATA_BOOKKEEPING = frozenset({"workers", "connections"})

@@ -45,7 +45,7 @@ from pgolf.train.clock import BudgetClock
 from pgolf.train.weights import load as load_weights
 from pgolf.train.weights import save as save_weights
 from pgolf.ttt.strategy import Bench
-from pgolf.workshop import Recipe, Workshop, chosen_attention, prepared_data, refuse_other_data
+from pgolf.workshop import Recipe, Workshop, chosen_attention, chosen_fused, prepared_data, refuse_other_data
 
 PROMPTS = ("Return a new", "If the argument is not")
 SAMPLE_TOKENS = 60
@@ -95,7 +95,7 @@ def evaluate(
         if group.leads and not (directory / name).exists():
             write_bytes(directory / name, (source / name).read_bytes())
     if group.leads and not requantise:
-        write_code(directory, recipe.modules)  # another strategy is other code
+        write_code(directory, (*recipe.modules, *shop.kernel_modules))  # another strategy is other code
     group.barrier()
     shop.record.stage("prepare", lambda: _prepare(shop))
     _ = shop.dataset
@@ -198,7 +198,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
     rounding = recipe.quant.training(model, functools.partial(_calibrate, shop, model))  # of what will be stored
     recipe.train.equip(model, recipe.seed)
     optimizers = recipe.optim(model)
-    clock = BudgetClock()
+    clock, fused = BudgetClock(), chosen_fused(shop, model)
     averaged, progress = recipe.train.run(
         model,
         optimizers,
@@ -213,6 +213,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
         rounding=rounding,
         seed=recipe.seed,
         token_bytes=lambda: bytes_alone(shop.dataset.front_end),
+        fused=fused,
     )
     if shop.group.leads:
         weights = {name: value.to(model.state_dict()[name].dtype).contiguous() for name, value in averaged.items()}
@@ -223,6 +224,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
         "tokens": progress.tokens,
         "looped_at": progress.looped_at,
         "rounded_at": progress.rounded_at,
+        "fused": list(fused.names),
         "turns": progress.turns,
         "never_happened": progress.missed,
         "dead_parameters": progress.dead,
@@ -272,7 +274,7 @@ def _compress(shop: Workshop) -> dict[str, Any]:
                 state, roles, calibrations, metadata, shop.directory / "artifact.pgolf", shop.console
             )
         with clock.phase("pack"):
-            write_code(shop.directory, recipe.modules)
+            write_code(shop.directory, (*recipe.modules, *shop.kernel_modules))
     shop.group.barrier()
     return {
         "seconds": sum(clock.seconds.values()),

@@ -17,6 +17,9 @@ from pgolf.data.validation import ValidationSet
 from pgolf.distributed import Group
 from pgolf.errors import UserError
 from pgolf.kernels.attend import Attention, select
+from pgolf.kernels.fused.choice import MODULES
+from pgolf.kernels.fused.choice import select as select_fused
+from pgolf.kernels.fused.kernels import Fused
 from pgolf.model.gpt import GPT
 from pgolf.optim.roles import RoleOptimizers
 from pgolf.quant.compress import Compressor
@@ -32,6 +35,7 @@ class Recipe:
     name: str
     seed: int
     kernels: str
+    fused: str | list[str]
     data_root: Path
     data: Data
     model: Callable[[int, int], GPT]
@@ -53,6 +57,15 @@ def chosen_attention(recipe: Recipe, device: torch.device) -> tuple[str, Attenti
     attention = model.attention
     heads = (attention.num_heads, attention.num_kv_heads, attention.head_dim)
     return select(recipe.kernels, device, model.precision.activations(device), heads)
+
+
+def chosen_fused(shop: "Workshop", model: GPT) -> Fused:
+    """The fused kernels of a training of `model`; what there is to say of the choice is said."""
+    device = shop.group.device
+    fused, remarks = select_fused(shop.recipe.fused, device, model.precision.activations(device))
+    for remark in remarks:
+        shop.console.say(remark)
+    return fused
 
 
 def prepared_data(begun: dict[str, Any]) -> Path | None:
@@ -113,6 +126,12 @@ class Workshop:
     def validation(self) -> ValidationSet:
         """The validation text."""
         return self.dataset.validation()
+
+    @property
+    def kernel_modules(self) -> list[str]:
+        """Modules of the fused kernels that training used: a submission's code would hold them."""
+        known = {**self._begun.get("stages", {}), **self.record.data["stages"]}
+        return [MODULES[name] for name in known.get("train", {}).get("result", {}).get("fused", [])]
 
     def new_model(self) -> GPT:
         """A model with its initial weights on the group's device."""

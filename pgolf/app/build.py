@@ -45,6 +45,7 @@ def recipe(config: dict[str, Any]) -> "Recipe":
         name=config["name"],
         seed=config["seed"],
         kernels=config["kernels"],
+        fused=config.get("fused", "auto"),
         data_root=data_root,
         description={
             "model": config["model"],

@@ -26,6 +26,8 @@ def dry_build(config: dict[str, Any], skip: frozenset[str] = frozenset()) -> lis
             _attempt(problems, config, functools.partial(_build_part, config, key, parts))
     if "kernels" not in skip:
         problems += _check_kernels(config["kernels"])
+    if "fused" not in skip:
+        problems += _check_fused(config.get("fused", "auto"))
     if "model" in parts and "data" in parts:
         _attempt(problems, config, lambda: _build_model(config, parts))
     if "train" in parts and "launch" in parts:
@@ -56,6 +58,13 @@ def _check_kernels(kernels: str) -> list[Problem]:
 
     accepted = ("auto", *BACKENDS)
     return [] if kernels in accepted else [Problem("kernels", kernels, f"expected one of {', '.join(accepted)}")]
+
+
+def _check_fused(fused: str | list[str]) -> list[Problem]:
+    from pgolf.kernels.fused.choice import unknown
+
+    reason = unknown(fused)
+    return [Problem("fused", fused, reason)] if reason else []
 
 
 def _build_model(config: dict[str, Any], parts: dict[str, Any]) -> None:

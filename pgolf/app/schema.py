@@ -52,6 +52,7 @@ def run(
     force: bool,
     fail_fast: bool,
     kernels: str,
+    fused: str | list[str] = "auto",
     paths: Paths,
     data: object,
     model: object,

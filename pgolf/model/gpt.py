@@ -212,7 +212,7 @@ class GPT(Part):
         context = context if context.walk is not None else context.begun(tokens)
         walk = context.walk
         assert walk is not None  # begun
-        x = x0 = walk.kept["x0", 0] = self._embed(tokens)
+        x = x0 = walk.kept["x0", 0] = self._embed(tokens, context)
         if self.value_embedding is not None:
             self.value_embedding(x.dtype, self.plan, walk)
         kept: list[Tensor] = []
@@ -244,13 +244,15 @@ class GPT(Part):
             return self.equilibrium(block, x, x0, step, context, vectors)  # type: ignore[no-any-return]
         return block(x, x0, step, context, vectors)  # type: ignore[no-any-return]
 
-    def _embed(self, tokens: Tensor) -> Tensor:
+    def _embed(self, tokens: Tensor, context: Context) -> Tensor:
         """tokens int64 [B, T] -> where the stream begins, [B, T, dim]."""
         embedded = self.precision.stream(self.tok_emb(tokens))
         if self.bigram is not None:
             embedded = self.bigram(embedded, tokens)
         if self.smear is None:
             return rms_norm(embedded)
+        if context.fused.smear_norm is not None and isinstance(self.smear, SmearGate):
+            return context.fused.smear_norm(embedded, self.smear.gates(embedded, tokens))
         if self.smear.after_norm:
             return self.smear(rms_norm(embedded), tokens)
         return rms_norm(self.smear(embedded, tokens))
@@ -277,9 +279,16 @@ class GPT(Part):
 
     def logits(self, hidden: Tensor, context: Context = PLAIN) -> Tensor:
         """hidden [B, T, dim] -> fp32 logits [B, T, vocab_size], capped where the model has a softcap."""
+        return self.capped(self.scores(hidden, context))
+
+    def scores(self, hidden: Tensor, context: Context = PLAIN) -> Tensor:
+        """hidden [B, T, dim] -> what the head makes of it, [B, T, vocab_size], before the cap."""
         if self.logit_multiplier is not None:
             hidden = hidden * self.logit_multiplier
-        scores = self.head(hidden, self.tok_emb.weight, context)
+        return self.head(hidden, self.tok_emb.weight, context)
+
+    def capped(self, scores: Tensor) -> Tensor:
+        """scores [B, T, vocab_size] -> fp32 logits."""
         return self.softcap(scores) if self.softcap is not None else scores.float()
 
     def adapter_sites(self) -> list[tuple[int, str, int, int]]:

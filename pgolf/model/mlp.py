@@ -31,6 +31,11 @@ class Mlp(Part):
         super().__init__()
         self.dropout = None
 
+    @property
+    def fusable(self) -> bool:
+        """Whether the fused kernel computes this (pgolf.kernels.fused.mlp)."""
+        return False
+
     def hidden(self, n: Tensor) -> Tensor:
         """n: normed input [B, T, dim] -> [B, T, hidden]."""
         raise NotImplementedError(f"{type(self).__name__} has no hidden layer")
@@ -71,7 +76,7 @@ class LeakyReLUSquared(Mlp):
 
     @property
     def fusable(self) -> bool:
-        """Whether the fused kernel computes this: two whole matrices with nothing but the activation in between."""
+        """Where there are two whole matrices, with nothing but the activation in between."""
         whole = type(self.fc) is Linear and type(self.proj) is Linear
         return whole and self.dropout is None and type(self) is LeakyReLUSquared
 

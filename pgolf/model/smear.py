@@ -34,12 +34,17 @@ class SmearGate(Part):
 
     def forward(self, embedded: Tensor, tokens: Tensor) -> Tensor:
         """embedded [B, T, dim], tokens int64 [B, T] -> [B, T, dim]."""
+        gate = self.gates(embedded, tokens)[..., None]
+        mixed = embedded[:, 1:] + gate[:, 1:] * embedded[:, :-1]
+        return torch.cat((embedded[:, :1], mixed), dim=1)
+
+    def gates(self, embedded: Tensor, tokens: Tensor) -> Tensor:
+        """How much each token takes of the one before it, [B, T]; that of the first is not read."""
         gate = torch.sigmoid(self.smear_gate(embedded[..., : self.width]))
         gate = self.smear_lambda.to(gate.dtype) * gate
         if self.bos_id is not None:
             gate = gate * (tokens != self.bos_id)[..., None].to(gate.dtype)
-        mixed = embedded[:, 1:] + gate[:, 1:] * embedded[:, :-1]
-        return torch.cat((embedded[:, :1], mixed), dim=1)
+        return gate[..., 0]
 
 
 class ConvexSmear(Part):

@@ -9,6 +9,7 @@ import torch
 from pgolf.data.loaders import Batch, Loader
 from pgolf.data.loaders.batch import MakeLoader
 from pgolf.kernels.attend import Attention
+from pgolf.kernels.fused.kernels import UNFUSED, Fused
 from pgolf.kernels.packing import Packing, build_cu_seqlens
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
@@ -63,17 +64,18 @@ def batch_loss(
     longest: int,
     loss: Callable[..., Loss] = loss_of,
     *given: Given,
+    fused: Fused = UNFUSED,
 ) -> Loss:
     """The loss of one micro-batch; packed documents, and rows, do not see each other. longest: tokens of the longest
     piece that the loader gives, a constant of a stage: what depends on it is compiled once. loss: `loss_of`, or what
-    was compiled from it; or that of an objective, with what that is `given`."""
+    was compiled from it; or that of an objective, with what that is `given`. fused: kernels for its parts."""
     packing = None
     if batch.cu_seqlens is not None:
         packing = Packing.from_cu_seqlens(batch.cu_seqlens, longest).to(device)
     # flattened first: a packed row keeps the stride of what it was cut from, and a graph is compiled for its strides
     rows = (tokens.flatten().view(tokens.shape) for tokens in (batch.inputs, batch.targets))
     inputs, targets = (tokens.to(device, non_blocking=True) for tokens in rows)
-    return loss(model, inputs, targets, Context(attention, packing), *(one.to(device) for one in given))
+    return loss(model, inputs, targets, Context(attention, packing, fused=fused), *(one.to(device) for one in given))
 
 
 def gives_whole_rows(loader: MakeLoader) -> bool:

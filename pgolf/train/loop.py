@@ -14,6 +14,7 @@ from pgolf.data.loaders.batch import MakeLoader, TrainFiles
 from pgolf.distributed import Group
 from pgolf.errors import UserError
 from pgolf.kernels.attend import Attention
+from pgolf.kernels.fused.kernels import UNFUSED, Fused
 from pgolf.model.gpt import GPT
 from pgolf.optim.averaging import Averaging, Weights
 from pgolf.optim.clip import Clip
@@ -28,6 +29,7 @@ from pgolf.train.course import Course, constant_or, rewarmed
 from pgolf.train.diagnostics.passes import PassCosine
 from pgolf.train.diagnostics.watch import Watch
 from pgolf.train.early_stop import BehindReference
+from pgolf.train.fusing import put_to_use
 from pgolf.train.loss.forward import Loss, loss_of
 from pgolf.train.loss.objective import Given, Objective, Running, TokenBytes, attach, shed
 from pgolf.train.refusals import batch_sizes, refuse_impossible, sequence_lengths
@@ -116,13 +118,14 @@ class Trainer:
         rounding: Rounding | None = None,
         seed: int = 0,
         token_bytes: TokenBytes | None = None,
+        fused: Fused = UNFUSED,
     ) -> tuple[Weights, Progress]:
         """Train `model` in place; returns the averaged weights and where training ended.
 
         Continues from the newest state in `directory` that is whole, bit for bit on a CPU. validate: scores the model
         as it is. rounding: of the weights, near the end. seed: of what the loss draws; token_bytes: of every id, for a
-        loss that is weighted by them. Raises interrupts.Interrupted after SIGINT or SIGTERM, once
-        the state of the last step is saved.
+        loss that is weighted by them. fused: kernels for steps. Raises interrupts.Interrupted after SIGINT or SIGTERM,
+        once the state of the last step is saved.
         """
         micro_steps, course = self.micro_steps(group.world_size), self.course(list(model.plans))
         self.refuse_rounding(rounding, course)
@@ -133,7 +136,9 @@ class Trainer:
         session = Session(model, optimizers, self.averaging(model), clip, loader, progress, rounding)
         running = None if self.loss is None else self.loss.run(seed, token_bytes)
         with clock.phase("compile"):
-            loss = self._prepared_loss(session, attention, group, console, running)
+            for remark in put_to_use(fused, model, optimizers):
+                console.say(remark)
+            loss = self._prepared_loss(session, attention, group, console, running, fused)
         watch = Watch(
             session,
             course,
@@ -248,35 +253,42 @@ class Trainer:
         return Prefetch(loader, depth=self.prefetch_batches, pin=group.device.type == "cuda")
 
     def _prepared_loss(
-        self, session: Session, attention: Attention, group: Group, console: Console, running: Running | None
+        self,
+        session: Session,
+        attention: Attention,
+        group: Group,
+        console: Console,
+        running: Running | None,
+        fused: Fused,
     ) -> Callable[..., Loss]:
         """The loss of a micro-batch, compiled where asked for and rehearsed, so that no step waits for that."""
         model, device = session.model, group.device
         function = loss_of if running is None else running.loss_of
 
         def plain(batch: Batch, longest: int, *given: Given) -> Loss:
-            return batch_loss(model, batch, attention, device, longest, function, *given)
+            return batch_loss(model, batch, attention, device, longest, function, *given, fused=fused)
 
         compiles = self._compiles(device, console)
-        if not compiles and self.warmup is None:
+        if not compiles and self.warmup is None and not fused.names:
             return plain
         rows, bucket = gives_whole_rows(self.loader), getattr(session.loader.loader, "bucket", 1)
         batches = synthetic(rows, self.micro_batch_tokens, sequence_lengths(self), model.vocab_size, bucket)
 
         def compiled(batch: Batch, longest: int, *given: Given) -> Loss:
-            return batch_loss(model, batch, attention, device, longest, graph, *given)
+            return batch_loss(model, batch, attention, device, longest, graph, *given, fused=fused)
 
         def rehearsed(loss: Callable[..., Loss]) -> LossOfBatch:
             return lambda batch, longest: loss(batch, longest, *(running.alone(batch) if running else ()))[0]
 
-        loss = plain
+        loss, shapes = plain, self.course(list(model.plans)).shapes()
         if compiles:
             # a loss is compiled anew for every shape, and for the few numbers of documents in a row
-            shapes = self.course(list(model.plans)).shapes()
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 * len(shapes))
             graph = torch.compile(function)
             if self._compiler_works(session, rehearsed(compiled), group, console, batches, shapes):
                 loss = compiled
+        if loss is plain and fused.names:  # the kernels themselves are compiled when they first run
+            shapes_once(model, session.optimizers, rehearsed(plain), batches, shapes)
         if self.warmup is not None:
             rehearse(model, session.optimizers, session.clip, group, rehearsed(loss), batches, self.warmup)
         return loss

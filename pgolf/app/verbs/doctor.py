@@ -114,6 +114,7 @@ def _torch() -> Iterator[Finding]:
         remedy = "check the driver with nvidia-smi" if built else "install a CUDA build of torch to use one"
         yield Finding("GPU", "missing", "none; scale=mini runs on the CPU", remedy)
     yield from _attention(device)
+    yield from _fused(device)
 
 
 def _attention(device: "torch.device") -> Iterator[Finding]:
@@ -132,6 +133,19 @@ def _attention(device: "torch.device") -> Iterator[Finding]:
         chosen = True
     if not chosen:
         yield Finding("attention", "broken", "no back end works: training and scoring cannot run", "reinstall torch")
+
+
+def _fused(device: "torch.device") -> Iterator[Finding]:
+    """Every fused kernel, tried forward and backward."""
+    from pgolf.kernels.fused.choice import MODULES, PAYS, probe, usual_dtype
+
+    for name in MODULES:
+        if reason := probe(name, device):
+            yield Finding(f"fused kernel: {name}", "missing", reason)
+            continue
+        dtype = str(usual_dtype(device)).removeprefix("torch.")
+        pays = "fused=auto takes it" if name in PAYS else "not measured to pay; fused=auto leaves it out"
+        yield Finding(f"fused kernel: {name}", "ok", f"works on {device} in {dtype}; {pays}")
 
 
 EXTRAS = {  # extra of the distribution -> package -> what it is for

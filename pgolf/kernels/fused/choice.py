@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pgolf.errors import UserError
+from pgolf.kernels.attend import usual_dtype
 from pgolf.kernels.fused.kernels import UNFUSED, Fused
 
 MODULES = {name: f"pgolf.kernels.fused.{name}" for name in Fused.__dataclass_fields__}
@@ -63,7 +64,7 @@ def probe(name: str, device: torch.device, dtype: torch.dtype | None = None) -> 
 
     Returns "" or why the kernel cannot be used.
     """
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    dtype = dtype or usual_dtype(device)
     try:
         if device.type == "cpu" and not importlib.import_module("pgolf.kernels.fused.launch").interpreted():
             return "triton compiles for GPUs alone"

@@ -169,10 +169,9 @@ class Running:
         """
         objective = self.objective
         made = forward(model, inputs, targets, context, objective.wanted)
-        logits, flat = made.logits.flatten(0, 1), targets.flatten()
-        nats = torch.nn.functional.cross_entropy(logits, flat, reduction="none")
-        smoothed = nats
+        nats = smoothed = made.nats
         if objective.label_smoothing:
+            logits, flat = made.logits.flatten(0, 1), targets.flatten()
             smoothed = torch.nn.functional.cross_entropy(
                 logits, flat, reduction="none", label_smoothing=objective.label_smoothing
             )
