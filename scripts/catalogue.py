@@ -49,8 +49,10 @@ HEADERS = [
     "estimated bytes",
     "operations a token",
     "chosen by",
+    "published",
     "here",
 ]
+PUBLISHED = " Published effect: "  # the last sentence of a file's head, where there is one
 LEAD = """\
 # Techniques
 
@@ -58,22 +60,24 @@ Every option of every group, made from the configuration files by `python script
 the command line as it stands. *parameters*, *estimated bytes* and *operations a token* (forward, after recurrence has
 started) are the change from the group's default in the frontier model at full size; empty where an option is no part
 of the model. *chosen by*: the presets of published results that choose it (`pgolf records NAME` has their figures;
-**bold**: numbers of their own script are reproduced, see `scripts/parity.py`). *here*: the effect that was measured
-with this code at a small scale, bits per byte, negative is better. Published gains of single options are not listed:
-records changed several things at once.
+**bold**: numbers of their own script are reproduced, see `scripts/parity.py`). *published*: the effect that an author
+reports for the option alone, bits per byte, negative is better; most records changed several things at once, and then
+there is none. *here*: the effect that was measured with this code at a small scale, with its 95 % interval over seeds
+(`docs/ablations.md` has more, and the noise).
 """
 
 
 @dataclass(frozen=True)
 class Option:
     """One option of a group. key: what chooses it; job: at full scale, where it costs parameters or bytes; text: what
-    its file says."""
+    its file says; published: the effect that its file reports."""
 
     group: str
     name: str
     key: str
     job: Job | None
     text: str
+    published: str = ""
 
     @property
     def title(self) -> str:
@@ -124,7 +128,7 @@ def every_option(made: Composer) -> Iterator[Option]:
             if name != "none" and path.is_file():
                 costly = group.partition("/")[0] in COSTLY
                 job = made.jobs([*FULL, f"{key}={name}"], False)[0] if costly else None
-                yield Option(group, name, key, job, head_comment(path))
+                yield Option(group, name, key, job, *head_comment(path).partition(PUBLISHED)[::2])
 
 
 def head_comment(path: Path) -> str:
@@ -204,6 +208,7 @@ def row(
         f"`{target(option)}`",
         *costs.change(option),
         f"{len(presets)} presets" if every else ", ".join(named),
+        option.published,
         effect(measured.get(option.title)),
     ]
 

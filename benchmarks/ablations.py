@@ -1,0 +1,143 @@
+"""One factor at a time: every option of the configuration against the same baseline, over seeds.
+
+    python benchmarks/ablations.py run          the sweep: base, options that train, then options of quantisation and
+                                                evaluation on the base's weights; issued again, it goes on
+    python benchmarks/ablations.py report       docs/ablations.md and .png, benchmarks/results/ablations.json
+
+The base is the default recipe at scale=nano without test-time training; options of `ttt` are compared with ttt=lora and
+those of its experts with the base itself, as `against` says below. What is run and in which order is `studies()`; the
+runs land below multirun/ablations, with the register of all that were started. Intervals are 95 %.
+"""
+
+import argparse
+import fnmatch
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pgolf.app.compose import composer, config_directory
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "multirun" / "ablations"
+SEEDS, BASE_SEEDS = (42, 0, 1234), (42, 0, 1234, 1, 2, 3)
+BASE = ("scale=nano", "ttt=none")
+TRAINED, REQUANTISED, SCORED = "trained", "requantised", "scored again"
+KIND_OF_ROOT = {"model": TRAINED, "optim": TRAINED, "train": TRAINED, "quant": REQUANTISED, "ttt": SCORED}
+SELF_TRAINED = ("quant/qat",)  # groups of quant that act in training
+LEFT_OUT = {
+    "train/early_stop": "ends runs, changes none",
+    "model/precision": "the same numbers on a CPU",
+    "optim/mup": "the same numbers at the base width",
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One option: the overrides that choose it, over those of the base.
+
+    name: what the catalogue calls it; kind: what has to be done again; against: name of the study that it is compared
+    with; needs: overrides without which the option cannot act, which `against` has too.
+    """
+
+    name: str
+    kind: str
+    overrides: tuple[str, ...]
+    against: str = "base"
+    needs: tuple[str, ...] = field(default=())
+
+    @property
+    def folder(self) -> str:
+        """A file name of its own."""
+        return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in self.name)
+
+
+def studies() -> list[Study]:
+    """Base first, then every option of every group that is not the base's own choice, then single settings."""
+    return [Study("base", TRAINED, ()), *of_groups(), *SETTINGS]
+
+
+def of_groups() -> Iterator[Study]:
+    """What the groups offer."""
+    with composer() as made:
+        chosen = made.jobs(list(BASE), False)[0]
+        for group, names in made.groups().items():
+            root = group.partition("/")[0]
+            if root not in KIND_OF_ROOT or group in LEFT_OUT:
+                continue
+            key = made.placed(group)
+            kind = TRAINED if group in SELF_TRAINED else KIND_OF_ROOT[root]
+            for name in names:
+                if not (config_directory() / group / f"{name}.yaml").is_file():
+                    continue
+                overrides = (f"{key}={name}",)
+                job = made.jobs([*BASE, *overrides], False)[0]
+                if job.unresolved or job.refusals or job.config == chosen.config:
+                    continue
+                yield Study(overrides[0], kind, overrides)
+
+
+SETTINGS: tuple[Study, ...] = ()
+
+
+def run(chosen: list[Study], jobs: int) -> int:
+    """Do what is not done yet; gives the exit status."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    FOLDER.mkdir(parents=True, exist_ok=True)
+
+    def call(arguments: Iterable[str], log: str) -> int:
+        with (FOLDER / f"{log}.log").open("w") as file:
+            command = [sys.executable, "-m", "pgolf", *arguments]
+            return subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+
+    def train(study: Study) -> tuple[Study, int]:
+        seeds = ",".join(map(str, BASE_SEEDS if study.name == "base" else SEEDS))
+        arguments = ["--multirun", f"seed={seeds}", f"name={study.folder}", *BASE, *study.needs, *study.overrides]
+        return study, call([*arguments, f"hydra.sweep.dir={FOLDER}"], study.folder)
+
+    def again(study: Study) -> tuple[Study, int]:
+        sources = ",".join(map(str, base_runs()))
+        return study, call(["eval", "--multirun", f"run={sources}", *study.needs, *study.overrides], study.folder)
+
+    base = [study for study in chosen if study.name == "base"]
+    trained = [study for study in chosen if study.kind == TRAINED and study not in base]
+    others = [study for study in chosen if study.kind != TRAINED]
+    failed = 0
+    for work, some in ((train, base), (train, trained), (again, others)):
+        with ThreadPoolExecutor(jobs) as pool:
+            for done, (study, status) in enumerate(pool.map(work, some), 1):
+                failed += status != 0
+                print(f"{done}/{len(some)} {study.kind}: {study.name}{'' if status == 0 else ' FAILED'}", flush=True)
+    return 1 if failed else 0
+
+
+def base_runs() -> list[Path]:
+    """The directories of the base's runs of SEEDS."""
+    return [next(FOLDER.glob(f"base-*-seed{seed}")) for seed in SEEDS]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run or report; gives the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "report", "list"))
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="runs at a time, one core each (2)")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="studies whose name matches")
+    options = parser.parse_args(arguments)
+    every = studies()
+    chosen = [study for study in every if fnmatch.fnmatch(study.name, options.only)]
+    if options.what == "list":
+        for study in chosen:
+            print(f"{study.kind:<13} {study.name}  {' '.join(study.needs)}")
+        return 0
+    if options.what == "run":
+        return run(chosen, options.jobs)
+    from ablations_report import write  # beside this file
+
+    return write(every, FOLDER)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""The table, the picture and the figures of benchmarks/ablations.py."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from marked import fill
+from scipy import stats
+
+from pgolf.errors import UserError
+from pgolf.files import write_json
+from pgolf.register import FILE as REGISTER
+from pgolf.register import read as read_register
+from pgolf.report.drawing import COLOURS, GREY, new_figure, save, title
+from pgolf.report.runs import Run, figure, read_run
+from pgolf.report.statistics import bootstrap_documents, paired
+from pgolf.report.tables import markdown_table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, DOCUMENT, PICTURE = (
+    ROOT / "benchmarks" / "results",
+    ROOT / "docs" / "ablations.md",
+    ROOT / "docs" / "ablations.png",
+)
+LEVEL = 0.05
+
+
+@dataclass
+class Effect:
+    """One option minus what it is compared with, bits per byte, negative is better.
+
+    change: final score, mean of the shared seeds; low, high: t interval over these seeds; documents_*: bootstrap over
+    documents of the seeds' mean; trained: change of the weights before quantisation (None where they are the same);
+    p: two-sided, of so large a change by the noise of seeds pooled over all options; verdict: after Holm's correction.
+    seconds: of training, or of scoring where nothing was trained, as a ratio; bytes: of the artifact, as a difference.
+    """
+
+    name: str
+    kind: str
+    against: str
+    change: float
+    low: float
+    high: float
+    documents_low: float
+    documents_high: float
+    trained: float | None
+    seconds: float
+    bytes: int
+    parameters: int
+    seeds: int
+    gains: list[float]
+    p: float = 1.0
+    verdict: str = ""
+
+
+def write(studies: Sequence[Any], folder: Path) -> int:
+    """Write docs/ablations.md, docs/ablations.png and benchmarks/results/ablations.json; gives the exit status."""
+    found, failed = runs_of(studies, folder)
+    effects = [
+        effect(study, found[study.against], found[study.name])
+        for study in studies
+        if study.name != "base" and found.get(study.name) and found.get(study.against)
+    ]
+    if not effects:
+        raise UserError(f"{folder} holds no finished option beside the base: python benchmarks/ablations.py run")
+    noise = judge(effects)
+    base = found["base"]
+    missing = [study.name for study in studies if not found.get(study.name)]
+    facts = facts_of(base, effects, noise, len(read_register(folder)), failed, missing)
+    write_json(
+        RESULTS / "ablations.json",
+        {"facts": facts, "options": {one.name: {"change_bpb": one.change, **asdict(one)} for one in effects}},
+    )
+    started = (folder / REGISTER).read_bytes()
+    (RESULTS / "ablations-started.jsonl").write_bytes(started)
+    draw(effects, noise)
+    text = "\n\n".join([summary(facts), *[table(kind, effects) for kind in dict.fromkeys(one.kind for one in effects)]])
+    fill(DOCUMENT, "benchmarks/ablations.py", text)
+    print(text)
+    return 0
+
+
+def runs_of(studies: Sequence[Any], folder: Path) -> tuple[dict[str, dict[int, Run]], list[str]]:
+    """Study -> seed -> its finished run, by what each was told beside the base; and what was not finished."""
+    wanted = {frozenset((*study.needs, *study.overrides)): study.name for study in studies}
+    found: dict[str, dict[int, Run]] = {}
+    failed = []
+    for status in sorted(folder.glob("**/status.json")):
+        try:
+            run = read_run(status.parent)
+        except UserError as error:
+            failed.append(f"{status.parent.relative_to(folder)}: {error}")
+            continue
+        if (name := wanted.get(told_to(status.parent))) is not None:
+            found.setdefault(name, {})[run.seed] = run
+    return found, failed
+
+
+def told_to(directory: Path) -> frozenset[str]:
+    """The overrides of a run beside its seed, its name and those of every run here."""
+    from ablations import BASE
+
+    words = yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text("utf-8")) or []
+    return frozenset(word for word in words if word.partition("=")[0] not in ("seed", "name") and word not in BASE)
+
+
+def effect(study: Any, base: dict[int, Run], candidate: dict[int, Run]) -> Effect:
+    """What a study changed, over the seeds that both sides have."""
+    seeds = sorted(base.keys() & candidate.keys())
+    sides = [[side[seed] for seed in seeds] for side in (base, candidate)]
+    finals = [{seed: side[seed].val_bpb for seed in seeds} for side in (base, candidate)]
+    test = paired(*finals)
+    nats = [np.mean([run.documents().nats["final"] for run in side], axis=0) for side in sides]
+    documents = bootstrap_documents(nats[0], nats[1], sides[0][0].documents().num_bytes, 5000)
+    trained = [np.mean([figure(run.summary, "stages.pre_quant.val_bpb") or math.nan for run in side]) for side in sides]
+    timed = "train.seconds" if study.kind == "trained" else "stages.final.seconds"
+    seconds = [np.mean([figure(run.summary, timed) or math.nan for run in side]) for side in sides]
+    size, parameters = (
+        [max(int(figure(run.summary, key) or 0) for run in side) for side in sides]
+        for key in ("artifact.total_bytes", "model.parameters")
+    )
+    return Effect(
+        name=study.name,
+        kind=study.kind,
+        against=study.against,
+        change=-test.gain,
+        low=-test.high if test.high is not None else math.nan,
+        high=-test.low if test.low is not None else math.nan,
+        documents_low=-documents.high,
+        documents_high=-documents.low,
+        trained=float(trained[1] - trained[0]) if study.kind == "trained" else None,
+        seconds=float(seconds[1] / seconds[0]),
+        bytes=size[1] - size[0],
+        parameters=parameters[1] - parameters[0],
+        seeds=len(seeds),
+        gains=[finals[1][seed] - finals[0][seed] for seed in seeds],
+    )
+
+
+def judge(effects: list[Effect]) -> dict[str, float]:
+    """Fill p and verdict; gives, by kind, the standard deviation of one seed's difference, pooled over its options.
+
+    The median of the variances, scaled to be that of a normal sample, so that a few options that train unevenly do not
+    set the noise of all.
+    """
+    noise = {}
+    for kind in dict.fromkeys(one.kind for one in effects):
+        some = [one for one in effects if one.kind == kind and one.seeds > 1]
+        variances = [float(np.var(one.gains, ddof=1)) for one in some]
+        expected = stats.chi2.median(some[0].seeds - 1) / (some[0].seeds - 1)
+        noise[kind] = math.sqrt(float(np.median(variances)) / expected)
+        freedom = sum(one.seeds - 1 for one in some)
+        for one in some:
+            own = max(noise[kind], float(np.std(one.gains, ddof=1)))  # never less than what its own seeds show
+            one.p = float(2 * stats.t.sf(abs(one.change) / (own / math.sqrt(one.seeds)), freedom))
+    still = True
+    for place, one in enumerate(sorted(effects, key=lambda one: one.p)):
+        still = still and one.p <= LEVEL / (len(effects) - place)
+        one.verdict = ("better" if one.change < 0 else "worse") if still else "within noise"
+    return noise
+
+
+def facts_of(
+    base: dict[int, Run],
+    effects: list[Effect],
+    noise: dict[str, float],
+    started: int,
+    failed: list[str],
+    missing: list[str],
+) -> dict[str, Any]:
+    """What a reader must know to read the table."""
+    values = [run.val_bpb for run in base.values()]
+    first = next(iter(base.values()))
+    return {
+        "base_bpb": float(np.mean(values)),
+        "base_std": float(np.std(values, ddof=1)),
+        "base_seeds": sorted(base),
+        "noise_of_a_difference": noise,
+        "detectable_with_three_seeds": {kind: 2.8 * one / math.sqrt(3) for kind, one in noise.items()},
+        "options": len(effects),
+        "started": started,
+        "unfinished": failed,
+        "not_run": missing,
+        "torch": first.identity.get("torch"),
+        "code_hash": first.identity.get("code_hash"),
+        "seconds_of_a_run": float(np.mean([sum(run.summary["seconds"].values()) for run in base.values()])),
+    }
+
+
+def summary(facts: dict[str, Any]) -> str:
+    """The noise floor in words."""
+    seeds = ", ".join(map(str, facts["base_seeds"]))
+    lines = [
+        f"Base: {facts['base_bpb']:.4f} bits per byte, standard deviation {facts['base_std']:.4f} over the seeds "
+        f"{seeds}; "
+        f"{facts['seconds_of_a_run']:.0f} s a run on one core, torch {facts['torch']}.",
+        "Noise floor, by what has to be done again for an option: "
+        + "; ".join(
+            f"{kind}: a difference of one seed has a standard deviation of {one:.4f}, so with three seeds a true "
+            f"effect of {facts['detectable_with_three_seeds'][kind]:.4f} is found four times "
+            "out of five (one option alone)"
+            for kind, one in facts["noise_of_a_difference"].items()
+        )
+        + ".",
+        f"{facts['options']} options, {facts['started']} runs started (register: "
+        "benchmarks/results/ablations-started.jsonl).",
+    ]
+    if facts["unfinished"]:
+        lines.append("Started and not finished: " + "; ".join(facts["unfinished"]) + ".")
+    if facts["not_run"]:
+        lines.append("Listed and not run: " + ", ".join(f"`{name}`" for name in facts["not_run"]) + ".")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def table(kind: str, effects: list[Effect]) -> str:
+    """One kind's options, best first."""
+    rows = [
+        [
+            f"`{one.name}`" + ("" if one.against == "base" else f" against `{one.against}`"),
+            f"{one.change:+.4f}",
+            f"{one.low:+.4f} .. {one.high:+.4f}",
+            f"{one.documents_low:+.4f} .. {one.documents_high:+.4f}",
+            "" if one.trained is None else f"{one.trained:+.4f}",
+            one.verdict,
+            f"{one.seconds:.2f}",
+            f"{one.bytes:+,}",
+            f"{one.parameters:+,}",
+        ]
+        for one in sorted((one for one in effects if one.kind == kind), key=lambda one: one.change)
+    ]
+    headers = ["option", "change", "95 % over seeds", "95 % over documents", "before quantisation", "verdict"]
+    return f"### {kind.capitalize()}\n\n" + markdown_table([*headers, "seconds, ratio", "bytes", "parameters"], rows)
+
+
+def draw(effects: list[Effect], noise: dict[str, float]) -> None:
+    """Every option with its seeds, one panel a kind; the band is what noise alone would do."""
+    kinds = list(noise)
+    tallest = max(sum(one.kind == kind for one in effects) for kind in kinds)
+    drawing, panels = new_figure(6.2 * len(kinds), 1.6 + 0.19 * tallest, len(kinds))
+    for axes, kind in zip(panels, kinds, strict=True):
+        some = sorted((one for one in effects if one.kind == kind), key=lambda one: -one.change)
+        band = 1.96 * noise[kind] / math.sqrt(3)
+        axes.axvspan(-band, band, color=GREY, alpha=0.18)
+        for row, one in enumerate(some):
+            colour = {"better": COLOURS[2], "worse": COLOURS[1]}.get(one.verdict, GREY)
+            axes.plot(one.gains, [row] * len(one.gains), "o", color=colour, ms=3, alpha=0.5)
+            axes.plot([one.change], [row], "D", color=colour, ms=4.5)
+        axes.axvline(0.0, color="#303030", linewidth=0.8)
+        axes.set_yticks(range(len(some)), [one.name for one in some], fontsize=6.5)
+        axes.set_ylim(-1, len(some))
+        axes.set_xscale("symlog", linthresh=max(band, 1e-4))
+        axes.set_xlabel("change of bits per byte (negative is better; linear within the band)")
+        title(axes, f"{kind.capitalize()}: dots are seeds, the band is noise (95 %)")
+    save(drawing, PICTURE)
