@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pgolf.distributed import Group
 from pgolf.kernels.fused.kernels import Symmetric
 from pgolf.optim.banks import NO_REDUCE_SCATTER, Bank, can_reduce_scatter
+from pgolf.optim.decay import Decay, decoupled
 from pgolf.optim.newton_schulz import POLAR_EXPRESS, STOCK, Rounding, orthogonalise, orthogonalise_by_gram
 from pgolf.optim.transforms import Rescaling, State, Transform, unit_rows
 
@@ -48,7 +49,8 @@ class Muon(torch.optim.Optimizer):
     Per step and matrix: g <- gradient(g); buffer <- momentum * buffer + g; u = g + momentum * buffer (nesterov) or
     buffer; u <- precondition(u); row_normalise: every row of u is divided by its norm (MuonEq-R, PR 1394);
     O = rescale(orthogonalise(u)); p <- p (1 - lr * weight_decay) - lr * sqrt(max(1, rows/cols)) * O.
-    gradient, precondition and rescale are None (nothing) or parts of pgolf.optim.transforms.
+    gradient, precondition and rescale are None (nothing) or parts of pgolf.optim.transforms; decay: another form of the
+    last line, of pgolf.optim.decay.
 
     precision: `auto` keeps the momentum in the gradient's dtype and iterates in bf16 on a GPU, in the gradient's dtype
     elsewhere; `fp32` all in fp32; `bf16` gradients, momentum and iteration in bf16 (published from PR 1530 on);
@@ -78,6 +80,7 @@ class Muon(torch.optim.Optimizer):
         gradient: Transform | None = None,
         precondition: Transform | None = None,
         rescale: Rescaling | None = None,
+        decay: Decay | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -89,6 +92,7 @@ class Muon(torch.optim.Optimizer):
             "coefficients": coefficients,
         }
         self.newton_schulz = newton_schulz
+        self.decay: Decay = decay if decay is not None else decoupled
         self.precision, self.gradient, self.precondition, self.rescale = precision, gradient, precondition, rescale
         self.symmetric: Symmetric | None = None
         self._group: Group | None = None
@@ -181,10 +185,10 @@ class Muon(torch.optim.Optimizer):
                     updates, scale = (updates * scale).to(precision.update), 1.0
                 every, work = bank.gather(updates)
                 if under_way is not None:
-                    _apply(*under_way)
-                under_way = (bank, every, work, options["lr"] * scale, 1.0 - options["lr"] * options["weight_decay"])
+                    self._apply(*under_way)
+                under_way = (bank, every, work, options["lr"] * scale, options["lr"] * options["weight_decay"])
         if under_way is not None:
-            _apply(*under_way)
+            self._apply(*under_way)
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state in the format of torch's optimisers, whatever the number of ranks. When sharded, every rank
@@ -277,17 +281,14 @@ class Muon(torch.optim.Optimizer):
             return orthogonalise_by_gram(work, steps, coefficients, self.symmetric)
         return orthogonalise(work, steps, coefficients, precision.rounding, self.symmetric)
 
+    def _apply(self, bank: Bank, updates: Tensor, work: Any, lr: float, decay: float) -> None:
+        if work is not None:
+            work.wait()
+        self.decay(*bank.active_parameters(updates.to(bank.parameters[0].dtype)), lr, decay)
+
 
 def _look_ahead(gradients: Tensor, buffer: Tensor, momentum: float) -> Tensor:
     """g + momentum * buffer."""
     if gradients.dtype == torch.bfloat16:
         return gradients.add(buffer, alpha=momentum)  # rounded once, as published
     return (buffer * momentum).add_(gradients)  # product and sum: the same bits with and without fused multiply-add
-
-
-def _apply(bank: Bank, updates: Tensor, work: Any, lr: float, decay: float) -> None:
-    if work is not None:
-        work.wait()
-    weights, directions = bank.active_parameters(updates.to(bank.parameters[0].dtype))
-    torch._foreach_mul_(weights, decay)
-    torch._foreach_add_(weights, directions, alpha=-lr)

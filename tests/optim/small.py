@@ -14,6 +14,7 @@ from pgolf.model.roles import Linear, Part, constant, initialise, normal
 from pgolf.optim import banks, muon
 from pgolf.optim.adam import AdamW
 from pgolf.optim.clip import GlobalNorm, LocalNorm, LyapunovNorm
+from pgolf.optim.decay import CautiousDecay
 from pgolf.optim.exchange import GradientExchange
 from pgolf.optim.muon import Muon
 from pgolf.optim.roles import RoleOptimizers
@@ -30,6 +31,7 @@ VARIANTS = {
     "mousse": {**POLAR, "precondition": DiagonalMousse()},
     "normuon": {**POLAR, "rescale": NorMuon()},
     "unit rows": {**POLAR, "rescale": UnitRows()},
+    "cautious decay": {**POLAR, "decay": CautiousDecay()},
     "no reduce-scatter": POLAR,
     "adaptive clip": POLAR,
 }
