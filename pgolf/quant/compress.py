@@ -29,14 +29,14 @@ from pgolf.quant.qat import Calibrate, Qat, WeightRounding
 from pgolf.quant.rotation import Online as Turns
 from pgolf.quant.rotation import Site
 from pgolf.quant.rotations import Rotation
-from pgolf.quant.rules import Choice, Chooser, Rule
+from pgolf.quant.rules import Choice, Chooser, Rule, SmallTensors
 from pgolf.quant.schemes.awq_lite import AwqLite
 from pgolf.quant.schemes.lqer import Lqer
 from pgolf.quant.schemes.plain import encode_exact
 from pgolf.quant.schemes.scheme import Scheme
 from pgolf.quant.schemes.sdclip import Gptq
 
-__all__ = ["Compressor", "Rule", "by_class"]
+__all__ = ["Compressor", "Rule", "SmallTensors", "by_class"]
 
 PROTECTED_BITS = 8
 """Tensors that have as many bits already are not protected by AWQ-lite."""

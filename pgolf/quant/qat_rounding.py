@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pgolf.quant.encoded import decode, grid_of, grid_steps
-from pgolf.quant.gptq import safe_steps
+from pgolf.quant.gptq import MIN_SCALE, safe_steps
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.qat_rules import ToIntegers
 from pgolf.quant.schemes import (
@@ -24,6 +24,7 @@ from pgolf.quant.schemes import (
     PercentileRows,
     Scheme,
     SensitivityGptq,
+    SmallInt8,
     Ternary,
 )
 from pgolf.quant.schemes.int8 import row_quantiles
@@ -113,7 +114,14 @@ def _(
 
 @rounded.register
 def _(scheme: Int8Rows, weight: Tensor, steps: Tensor | None = None, to_integers: ToIntegers = torch.round) -> Tensor:
-    return _nearest(weight, (weight.detach().abs().amax(dim=1).clamp_min(1e-10) / 127).half(), 127, to_integers)
+    return _nearest(weight, (weight.detach().abs().amax(dim=1).clamp_min(MIN_SCALE) / 127).half(), 127, to_integers)
+
+
+@rounded.register
+def _(scheme: SmallInt8, weight: Tensor, steps: Tensor | None = None, to_integers: ToIntegers = torch.round) -> Tensor:
+    rows = weight if weight.ndim == 2 else weight.reshape(1, -1)
+    steps = (rows.detach().abs().amax(dim=1).clamp_min(MIN_SCALE) / 127).half()
+    return _nearest(rows, steps, 127, to_integers).reshape(weight.shape)
 
 
 @rounded.register

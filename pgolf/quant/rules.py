@@ -26,9 +26,28 @@ class Rule:
     def __init__(self, *, pattern: str, scheme: Scheme, role: str | None = None):
         self.pattern, self.scheme, self.role = pattern, scheme, role
 
-    def matches(self, name: str, role: str) -> bool:
+    def matches(self, name: str, role: str, shape: tuple[int, ...]) -> bool:
         """Whether the rule is about this tensor."""
         return self.role in (None, role) and fnmatch.fnmatchcase(name, self.pattern)
+
+
+class SmallTensors(Rule):
+    """A rule about small tensors only.
+
+    Args:
+        pattern, scheme, role: as in Rule.
+        below_elements: tensors of so many elements and more are left to the rules after it.
+    """
+
+    def __init__(self, *, below_elements: int, scheme: Scheme, pattern: str = "*", role: str | None = None):
+        super().__init__(pattern=pattern, scheme=scheme, role=role)
+        if below_elements < 1:
+            raise ValueError(f"below_elements={below_elements}: must be 1 or more.")
+        self.below_elements = below_elements
+
+    def matches(self, name: str, role: str, shape: tuple[int, ...]) -> bool:
+        """Whether the rule is about this tensor."""
+        return math.prod(shape) < self.below_elements and super().matches(name, role, shape)
 
 
 @dataclass(frozen=True)
@@ -79,7 +98,7 @@ class Chooser:
         if name not in roles:
             raise UserError(f"tensor {name} has no role, so no quantisation scheme is known.")
         role = roles[name]
-        key = next((key for key, rule in self.rules.items() if rule.matches(name, role)), None)
+        key = next((key for key, rule in self.rules.items() if rule.matches(name, role, shape)), None)
         if key is not None:
             used.add(key)
         scheme = self.rules[key].scheme if key is not None else self.schemes.get(role)
@@ -91,8 +110,8 @@ class Chooser:
         small = scheme.row_wise and role in LARGE_ROLES and math.prod(shape) < self.min_quantised_elements
         return Choice(name, role, Half() if small or not scheme.accepts(shape) else scheme)
 
-    def _useless(self, key: str, rule: Rule, shapes: Mapping[str, object], roles: Mapping[str, str]) -> str:
-        if any(rule.matches(name, roles.get(name, "")) for name in shapes):
+    def _useless(self, key: str, rule: Rule, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str]) -> str:
+        if any(rule.matches(name, roles.get(name, ""), shape) for name, shape in shapes.items()):
             return (
                 f"quant.rules.{key} never applies: earlier rules take every tensor of its pattern "
                 f"{rule.pattern!r}. Move it before them or remove it."

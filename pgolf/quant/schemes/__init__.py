@@ -1,7 +1,7 @@
 """Quantisation schemes, a module each: a tensor becomes symbols and side information."""
 
 from pgolf.quant.schemes.awq_lite import AwqLite
-from pgolf.quant.schemes.int8 import Int8Baseline, Int8Rows
+from pgolf.quant.schemes.int8 import CoarseInt8, Int8Baseline, Int8Rows, SmallInt8
 from pgolf.quant.schemes.low_bit import Binary, Ternary
 from pgolf.quant.schemes.lqer import Lqer
 from pgolf.quant.schemes.percentile import PercentileGptq, PercentileRows
@@ -14,6 +14,7 @@ __all__ = [
     "AwqLite",
     "BFloat16",
     "Binary",
+    "CoarseInt8",
     "Cost",
     "Float8",
     "Float32",
@@ -27,6 +28,7 @@ __all__ = [
     "PercentileRows",
     "Scheme",
     "SensitivityGptq",
+    "SmallInt8",
     "Ternary",
     "TrellisGptq",
     "encode_exact",

@@ -1,7 +1,9 @@
 """Eight bits and one scale a row, without calibration: the gates of the records, and the baseline of the challenge."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,6 +64,32 @@ class Int8Rows:
         return extreme_cost(shape, 127)
 
 
+class SmallInt8(Int8Rows):
+    """int8 for the small tensors that records keep in float: matrices by row, all others with one scale (PR 1716, "Path
+    A v3": control tensors and small matrices).
+
+    Never demoted to half precision for its size, so a `SmallTensors` rule can bring it small matrices. The largest
+    value is at 127; scales are float16.
+    """
+
+    row_wise = False
+    label = "int8 small"
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Every tensor with elements."""
+        return math.prod(shape) >= max(self.min_elements, 1)
+
+    def quantise(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
+        """Encode a tensor of any shape; nothing of the calibration is used."""
+        if weight.ndim == 2:
+            return super().quantise(weight)
+        values = weight.detach().float()
+        require_finite(values)
+        scale = float16_scales(values.abs().amax().clamp_min(MIN_SCALE) / 127)
+        symbols = torch.round(values / safe_steps(scale)).clamp_(-127, 127)
+        return encoded_rows(self.label, weight, symbols, scale)
+
+
 class Int8Baseline:
     """The export of the challenge's baseline script: int8, each row clipped at a quantile of its magnitudes.
 
@@ -103,3 +131,31 @@ class Int8Baseline:
     def cost(self, shape: tuple[int, ...]) -> Cost:
         """Entropy when the largest of a row's Gaussian values is at sqrt(2 ln cols)."""
         return extreme_cost(shape, 127)
+
+
+class CoarseInt8(Int8Baseline):
+    """The baseline's int8 with symbols rounded to multiples: fewer of them occur, so the coder needs fewer bits.
+
+    Source: the record of 2026-03-19 with ten layers, whose blocks 3 to 6 have multiples of 4, within +-127.
+
+    Args:
+        multiple: 1 is the baseline (published: 4).
+        quantile: as in Int8Baseline.
+    """
+
+    def __init__(self, *, multiple: int = 4, quantile: float = 0.9999984):
+        super().__init__(quantile=quantile)
+        if not 1 <= multiple <= 127:
+            raise ValueError(f"multiple={multiple}: must lie between 1 and 127.")
+        self.multiple, self.label = multiple, f"int8 by {multiple}"
+
+    def quantise(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
+        """Encode a tensor of any shape; nothing of the calibration is used."""
+        encoded = super().quantise(weight)
+        coarse = np.round(encoded.parts["symbols"].astype(np.float32) / self.multiple) * self.multiple
+        symbols = np.clip(coarse, -127, 127).astype(np.int8)
+        return replace(encoded, scheme=self.label, parts=encoded.parts | {"symbols": symbols})
+
+    def cost(self, shape: tuple[int, ...]) -> Cost:
+        """That of the baseline with so many times fewer levels."""
+        return extreme_cost(shape, 127 // self.multiple)
