@@ -136,6 +136,7 @@ class GPT(Part):
         initialise(self, seed)
         self.base_model_dim = mup.base_model_dim if mup is not None else None
         self.logit_multiplier: float | None = None
+        self.temperature = 1.0
         if mup is not None:
             if isinstance(self.head, FactoredHead):
                 raise ValueError("mup: how a tied head of two factors scales is not known; head=untied has none")
@@ -278,8 +279,10 @@ class GPT(Part):
         return skip + torch.sigmoid(self.skip_gates[step.pop]).to(x.dtype) * (x - skip)
 
     def logits(self, hidden: Tensor, context: Context = PLAIN) -> Tensor:
-        """hidden [B, T, dim] -> fp32 logits [B, T, vocab_size], capped where the model has a softcap."""
-        return self.capped(self.scores(hidden, context))
+        """hidden [B, T, dim] -> fp32 logits [B, T, vocab_size], capped where the model has a softcap, over `temperature`,
+        which an artifact may bring along (pgolf.quant.temperature)."""
+        logits = self.capped(self.scores(hidden, context))
+        return logits if self.temperature == 1.0 else logits / self.temperature
 
     def scores(self, hidden: Tensor, context: Context = PLAIN) -> Tensor:
         """hidden [B, T, dim] -> what the head makes of it, [B, T, vocab_size], before the cap."""
