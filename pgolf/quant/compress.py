@@ -35,6 +35,7 @@ from pgolf.quant.schemes.lqer import Lqer
 from pgolf.quant.schemes.plain import encode_exact
 from pgolf.quant.schemes.scheme import Scheme
 from pgolf.quant.schemes.sdclip import Gptq
+from pgolf.quant.temperature import Temperature
 
 __all__ = ["Compressor", "Rule", "SmallTensors", "by_class"]
 
@@ -70,6 +71,7 @@ class Compressor:
         rotation: of the weights before they are quantised; None: none.
         allocation: other bits for some matrices than their scheme has; None: none.
         pruning: of weights or symbols; None: none.
+        temperature: of all logits, fitted on training text after the artifact is written; None: one.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Compressor:
         qat: Qat | None = None,
         allocation: Allocation | None = None,
         pruning: Pruning | None = None,
+        temperature: Temperature | None = None,
     ):
         if coder not in CODERS:
             raise ValueError(f"coder={coder!r}: choose one of {', '.join(CODERS)}.")
@@ -132,7 +135,7 @@ class Compressor:
         self.limit_bytes, self.reading = limit_bytes, reading
         self.protection, self.correction = protection, correction
         self.rotation, self.qat = rotation, qat
-        self.allocation, self.pruning = allocation, pruning
+        self.allocation, self.pruning, self.temperature = allocation, pruning, temperature
 
     def _choose(self, state: Mapping[str, Tensor], roles: Mapping[str, str]) -> list[Choice]:
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}

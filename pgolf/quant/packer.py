@@ -14,7 +14,7 @@ import numpy as np
 from pgolf.files import atomic_open, sha256_bytes
 from pgolf.quant import rans_encoder
 from pgolf.quant.coders import CODERS, shuffle_bytes
-from pgolf.quant.container import StoredTensor, is_column_major
+from pgolf.quant.container import StoredTensor, is_column_major, read_header
 from pgolf.quant.header import Header, Row, Stream, pack
 from pgolf.quant.ordering import similarity_order
 from pgolf.quant.rans_encoder import Matrix
@@ -51,6 +51,15 @@ def write_built(path: Path, header: Header, coded: list[bytes]) -> dict[str, Any
         "total_bytes": len(head) + sum(map(len, coded)),
         "streams": [asdict(stream) for stream in header.streams],
     }
+
+
+def annotate(path: Path, more: dict[str, Any]) -> None:
+    """Add entries to the metadata of an artifact; all else stays, and the file is replaced atomically."""
+    header, offset = read_header(path)
+    streams = path.read_bytes()[offset:]
+    with atomic_open(path) as file:
+        file.write(pack(replace(header, metadata={**header.metadata, **more})))
+        file.write(streams)
 
 
 def file_size(header: Header, coded: list[bytes]) -> int:
