@@ -38,6 +38,8 @@ from pgolf.quant import container
 from pgolf.quant.budget import artifact_bytes, write_code
 from pgolf.quant.calibration import Ground, calibrate
 from pgolf.quant.hessian import Calibration
+from pgolf.quant.packer import annotate
+from pgolf.quant.temperature import TEMPERATURE, Temperature, temperature_of
 from pgolf.record import Tracker, Untracked
 from pgolf.scoring import score, validate
 from pgolf.summary import SCORED_STAGES, summarise
@@ -116,7 +118,9 @@ def audit_run(recipe: Recipe, directory: Path | None, group: Group, console: Con
     refuse_other_data(begun, dataset, directory)
     model = recipe.model(recipe.data.vocab_size, recipe.seed)
     if directory is not None:
-        model.load_state_dict(container.load(directory / "artifact.pgolf")[0])
+        weights, metadata = container.load(directory / "artifact.pgolf")
+        model.load_state_dict(weights)
+        model.temperature = temperature_of(metadata)
     else:
         _randomise(model, recipe.seed)
     model.set_plan("looped")
@@ -276,6 +280,9 @@ def _compress(shop: Workshop) -> dict[str, Any]:
         with clock.phase("pack"):
             write_code(shop.directory, (*recipe.modules, *shop.kernel_modules))
     shop.group.barrier()
+    if recipe.quant.temperature is not None:
+        with clock.phase("calibrate"):  # it reads training text
+            _fit_temperature(shop, recipe.quant.temperature)
     return {
         "seconds": sum(clock.seconds.values()),
         "phases": clock.seconds,
@@ -284,13 +291,25 @@ def _compress(shop: Workshop) -> dict[str, Any]:
     }
 
 
+def _fit_temperature(shop: Workshop, temperature: Temperature) -> None:
+    """Give the artifact the temperature that suits its own model; every process looks for it."""
+    model, _ = _load(shop)
+    found = temperature.fit(_ground(shop, model), shop.recipe.quant.calibration_batches)
+    if shop.group.leads:
+        annotate(shop.directory / "artifact.pgolf", {TEMPERATURE: found})
+    shop.group.barrier()
+
+
+def _ground(shop: Workshop, model: GPT) -> Ground:
+    train = shop.recipe.train
+    whole_rows = train.micro_batch_tokens // train.sequence_tokens * train.sequence_tokens
+    shape, files = BatchShape(whole_rows, train.sequence_tokens), shop.dataset.train_files
+    return Ground(model, shop.attention, files, shape, shop.recipe.seed, shop.group, shop.console)
+
+
 def _calibrate(shop: Workshop, model: GPT, names: list[str], with_moments: list[str]) -> dict[str, Calibration]:
     """What the quantiser has to know of the weights `names`, by the text and the processes that it chose."""
-    train, quant = shop.recipe.train, shop.recipe.quant
-    whole_rows = train.micro_batch_tokens // train.sequence_tokens * train.sequence_tokens
-    shape = BatchShape(whole_rows, train.sequence_tokens)
-    files, group = shop.dataset.train_files, shop.group
-    ground = Ground(model, shop.attention, files, shape, shop.recipe.seed, group, shop.console)
+    quant, ground = shop.recipe.quant, _ground(shop, model)
     with evaluating(model):
         bigrams = quant.allocation is not None and quant.allocation.needs_bigrams
     return calibrate(quant.calibration, quant.calibration_batches, names, with_moments, ground, bigrams=bigrams)
@@ -299,8 +318,10 @@ def _calibrate(shop: Workshop, model: GPT, names: list[str], with_moments: list[
 def _load(shop: Workshop) -> tuple[GPT, float]:
     """A fresh model with the weights of artifact.pgolf, and the seconds it took."""
     begun = time.monotonic()
-    weights, _ = container.load(shop.directory / "artifact.pgolf")
-    return shop.model_with(weights), time.monotonic() - begun
+    weights, metadata = container.load(shop.directory / "artifact.pgolf")
+    model = shop.model_with(weights)
+    model.temperature = temperature_of(metadata)
+    return model, time.monotonic() - begun
 
 
 def _audit(shop: Workshop, model: GPT) -> dict[str, Any]:
