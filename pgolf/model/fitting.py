@@ -29,6 +29,7 @@ class Fittings(TypedDict, total=False):
     differential: Fitting | None
     recurrence: Fitting | None
     equilibrium: Fitting | None
+    legendre: Fitting | None
     phinta: Fitting | None
     mlp_dropout: Fitting | None
     basis: Fitting | None

@@ -3,10 +3,12 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from pgolf.model.gpt import GPT
 from pgolf.model.head import UntiedHead
+from pgolf.model.legendre import SeriesLinear
 from pgolf.model.plan import LayerPlan
 from pgolf.model.roles import Part, parameter_roles
 
@@ -39,7 +41,8 @@ def flops_per_token(model: GPT, plan: LayerPlan, sequence_tokens: int) -> Flops:
     the embedding and the final norm. attention: token t of a
     sequence of T reads t keys and t values in each of H heads of width d, 4 t H d; the mean over the sequence is
     2 (T + 1) H d for each visited block (causal, so half of what dense formulas count), twice that
-    where attention is the difference of two maps. head: 2 n of the output matrix and of the map
+    where attention is the difference of two maps. A block that is solved for a fixed point is visited as often as its
+    solver evaluates it in training. head: 2 n of the output matrix and of the map
     to a narrow one.
     Norms, activations, gating and the softmax are not counted, as usual.
     """
@@ -47,7 +50,7 @@ def flops_per_token(model: GPT, plan: LayerPlan, sequence_tokens: int) -> Flops:
     products = [_products(block) - sum(map(_products, block.repeats)) for block in model.blocks]
     attentions = [block.attn for block in model.blocks]
     widths = [0 if one is None else one.maps * one.num_heads * one.head_dim for one in attentions]
-    visits = [step.block for step in plan.passes]
+    visits = [step.block for step in plan.passes for _ in range(model.evaluations(step.block))]
     parts = (model.tok_emb, model.bigram, model.smear, model.value_embedding, model.phinta)
     around = sum(_products(part) for part in parts if part is not None) + _skips(model, plan)
     table = model.head if isinstance(model.head, UntiedHead) else model.tok_emb
@@ -75,4 +78,5 @@ def _products(module: nn.Module) -> int:
     shapes += [
         part.get_buffer(name).shape for part in module.modules() if isinstance(part, Part) for name in part.fixed
     ]
+    shapes += [torch.Size(part.shape) for part in module.modules() if isinstance(part, SeriesLinear)]
     return sum(2 * math.prod(shape) for shape in shapes if len(shape) == 2)

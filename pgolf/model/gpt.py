@@ -10,6 +10,7 @@ from pgolf.model.attention import CausalSelfAttention
 from pgolf.model.bigram import BigramHash
 from pgolf.model.block import AttentionFactory, Block, MixInit, MlpFactory, RepeatFactory, WithoutAttention
 from pgolf.model.context import HEAD_SLOT, LAST, PLAIN, Context
+from pgolf.model.control import controlled
 from pgolf.model.embedding import Embedding, EmbeddingInit, FactoredEmbedding
 from pgolf.model.equilibrium import Equilibrium
 from pgolf.model.fitting import Fittings, fit_all
@@ -131,7 +132,9 @@ class GPT(Part):
         self.phinta: PhiNTA | None = None
         self.recurrence: Recurrence | None = None
         self.equilibrium: Equilibrium | None = None
+        self.series: nn.ModuleDict | None = None  # coefficients that layers share
         fit_all(self, fittings)
+        self.controlled = controlled(self)
         self.precision = precision if precision is not None else Precision(parameters={}, autocast="bfloat16")
         initialise(self, seed)
         self.base_model_dim = mup.base_model_dim if mup is not None else None
@@ -235,6 +238,8 @@ class GPT(Part):
         if lanes and self.lanes is not None:
             x = self.lanes.merge(lanes)
         walk.offer(LAST, [x])
+        for part in self.controlled:
+            part.observe(walk)
         x = self.final_norm(x)
         return x if self.phinta is None else self.phinta(x)
 
@@ -244,6 +249,12 @@ class GPT(Part):
         if self.equilibrium is not None and self.equilibrium.layer == step.block:
             return self.equilibrium(block, x, x0, step, context, vectors)  # type: ignore[no-any-return]
         return block(x, x0, step, context, vectors)  # type: ignore[no-any-return]
+
+    def evaluations(self, block: int) -> int:
+        """How often a pass through `block` evaluates it in training."""
+        if self.equilibrium is None or self.equilibrium.layer != block:
+            return 1
+        return 2 * self.equilibrium.iterations
 
     def _embed(self, tokens: Tensor, context: Context) -> Tensor:
         """tokens int64 [B, T] -> where the stream begins, [B, T, dim]."""

@@ -38,6 +38,8 @@ ABOUT = {
     "model/embedding": ("tok_emb.weight",),
     "model/matrix_init": ("*.attn.c_?.weight", "*.mlp.fc.weight"),
     "model/skips": ("skip_weights",),
+    "model/equilibrium": ("blocks.*.proj.weight",),  # the solved block's do not start at zero
+    "model/legendre": ("series.*", "blocks.*.attn.*.weight", "blocks.*.mlp.*.weight"),
 }
 """Parameters whose initial values, shapes or presence the options of a group are about."""
 VOCABULARY, SEED = 300, 7

@@ -108,6 +108,7 @@ def visits(model: Any, plan: Any) -> list[Visit]:
                 attends=block.attn is not None,
                 own_mlp=row["visit"] > 1 and len(block.repeats) > 0,
                 place=row["slot"] if model.vectors is not None and row["slot"] != row["block"] else None,
+                evaluations=model.evaluations(row["block"]),
                 adapters=row["slot"] if row["slot"] != index else None,
             )
         )
@@ -135,6 +136,8 @@ def _visit_row(visit: Visit) -> list[str]:
     if visit.own_mlp:
         routes[1] += " (its own)"
     block = f"{visit.block}" if visit.place is None else f"{visit.block} (vectors of {visit.place})"
+    if visit.evaluations > 1:
+        block += f" (fixed point, {visit.evaluations} evaluations)"
     slot = f"{visit.slot}" if visit.adapters is None else f"{visit.slot} (adapter slot {visit.adapters})"
     return [slot, block, str(visit.visit), visit.form, *routes, source]
 
