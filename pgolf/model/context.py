@@ -38,6 +38,10 @@ class Walk:
     costs: dict[str, Tensor] = field(default_factory=dict)
     wanted: frozenset[int] = frozenset()
 
+    def charge(self, name: str, cost: Tensor) -> None:
+        """Add a scalar to the auxiliary loss `name`."""
+        self.costs[name] = self.costs[name] + cost if name in self.costs else cost
+
     def offer(self, block: int, streams: Sequence[Tensor]) -> None:
         """Keep the output of a block where it is wanted."""
         if block in self.wanted:

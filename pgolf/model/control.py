@@ -5,20 +5,31 @@ from abc import ABC, abstractmethod
 from torch import nn
 
 from pgolf.distributed import Group
+from pgolf.model.context import Walk
 
 
 class Controlled(ABC):
-    """A module with a controller: no gradient moves what it moves."""
+    """A module with a controller: no gradient moves what it moves. index: its place among those of the model, by which
+    it finds what it kept in a walk."""
+
+    index: int = 0
 
     @abstractmethod
     def begin_step(self) -> None:
         """Forget what earlier forwards left: rehearsals and scores in between do not count."""
 
     @abstractmethod
+    def observe(self, walk: Walk) -> None:
+        """Take note of what the module kept in the walk of a forward that has ended."""
+
+    @abstractmethod
     def end_step(self, group: Group) -> None:
-        """Move by what the forwards since `begin_step` left, on all ranks alike; every rank calls it together."""
+        """Move by what was observed since `begin_step`, on all ranks alike; every rank calls it together."""
 
 
 def controlled(model: nn.Module) -> list[Controlled]:
-    """The parts of a model that have a controller, in order."""
-    return [module for module in model.modules() if isinstance(module, Controlled)]
+    """The parts of a model that have a controller, in order, with their places among them."""
+    found = [module for module in model.modules() if isinstance(module, Controlled)]
+    for index, part in enumerate(found):
+        part.index = index
+    return found

@@ -62,7 +62,8 @@ class Equilibrium(nn.Module):
             attended, fed = block.attend(u, step, inner, vectors), block.feed(u, step, inner, vectors)
             if leave is not None:
                 leave.kept.update(walk.kept)
-                leave.costs.update(walk.costs)
+                for name, cost in walk.costs.items():
+                    leave.charge(name, cost)
             return x + rms_norm(attended) + rms_norm(fed)
 
         count = self.iterations if self.training else self.eval_iterations

@@ -5,11 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.distributed import Group
-from pgolf.model.context import Context
+from pgolf.model.context import Context, Walk
 from pgolf.model.control import Controlled
 from pgolf.model.mlp import Mlp, hidden_width
 from pgolf.model.roles import Linear, Part, constant, normal, orthogonal
 
+KEPT = "experts_seen"  # in a walk: sums of the probabilities [experts] and, behind them, the number of tokens
 LEAST_SHARE, MOST_SPREAD = 0.6, 0.20  # of an even share; coefficient of variation of the shares
 
 
@@ -94,14 +95,14 @@ class SoftDense(Mlp, Controlled):
         self.proj = Linear(num_experts * self.width, dim, "matrix", constant(0.0))
         if inject is not None:
             self.declare("inject", (1,), "scalar", constant(inject))
-        # sums of the experts' probabilities over the tokens of a step, and behind them the number of those
+        # of a step: see KEPT
         self.register_buffer("seen", torch.zeros(num_experts + 1), persistent=False)
 
     def features(self, n: Tensor, context: Context) -> Tensor:
         """n: normed input [B, T, dim] -> [B, T, experts * width], each expert's part times its weight."""
         chances, weights = self.router(n)
-        if self.training:
-            self._observe(chances, context)
+        if self.training and context.walk is not None:
+            self._leave(chances, context.walk)
         h = F.leaky_relu(self.fc(self._expert_input(n, context)), self.slope).square()
         weighted = h.unflatten(-1, (self.num_experts, self.width)) * weights[..., None].to(h.dtype)
         return self.dropped(weighted.flatten(-2))
@@ -109,6 +110,12 @@ class SoftDense(Mlp, Controlled):
     def begin_step(self) -> None:
         """Forget what was seen."""
         self.seen.zero_()
+
+    @torch.no_grad()
+    def observe(self, walk: Walk) -> None:
+        """Add what the visits of a forward have counted; nothing in evaluation."""
+        if (seen := walk.kept.get((KEPT, self.index))) is not None:
+            self.seen += seen
 
     @torch.no_grad()
     def end_step(self, group: Group) -> None:
@@ -125,13 +132,13 @@ class SoftDense(Mlp, Controlled):
             raise RuntimeError("mlp.inject reads the normed embedding, which the model's forward keeps in its walk")
         return n + self.inject.to(n.dtype) * context.walk.kept["x0", 0]
 
-    def _observe(self, chances: Tensor, context: Context) -> None:
-        """Count for the controller, and leave the costs to the training loss."""
+    def _leave(self, chances: Tensor, walk: Walk) -> None:
+        """What the controller counts, and the costs for the training loss."""
         rows = chances.flatten(0, -2)
         with torch.no_grad():
-            self.seen += torch.cat((rows.sum(0), rows.new_full((1,), len(rows))))
-        if context.walk is None:
-            return
+            seen = torch.cat((rows.sum(0), rows.new_full((1,), len(rows))))
+        earlier = walk.kept.get((KEPT, self.index))
+        walk.kept[KEPT, self.index] = seen if earlier is None else earlier + seen
         shares, even = rows.mean(0), 1.0 / self.num_experts
         costs = {
             "balance": self.balance * (shares - even).square().mean(),
@@ -139,5 +146,4 @@ class SoftDense(Mlp, Controlled):
             "max_spread": self.max_spread * F.relu(shares.std(correction=0) / even - MOST_SPREAD).square(),
         }
         for name, cost in costs.items():
-            key = f"experts_{name}"
-            context.walk.costs[key] = context.walk.costs[key] + cost if key in context.walk.costs else cost
+            walk.charge(f"experts_{name}", cost)

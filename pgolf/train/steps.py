@@ -1,7 +1,6 @@
 """One run of the training loop, step by step."""
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from pgolf.console import Console
 from pgolf.data.loaders import Batch
 from pgolf.distributed import Group
 from pgolf.errors import UserError
-from pgolf.model.control import Controlled, controlled
 from pgolf.model.mode import evaluating
 from pgolf.optim.averaging import SeveralDecays, Weights
 from pgolf.optim.exchange import GradientExchange
@@ -205,7 +203,7 @@ class Steps:
         gradient before clipping, the same on every rank. Weights are never updated by what is not a number."""
         optimizers, micro_steps = self.session.optimizers, self.micro_steps[settings.batch_tokens]
         optimizers.zero_grad()
-        for part in self._controlled:
+        for part in self.session.model.controlled:
             part.begin_step()
         totals: dict[str, Tensor] = {}
         with self.switch.applied(self.session.progress) if self.switch is not None else contextlib.nullcontext():
@@ -221,13 +219,9 @@ class Steps:
         losses.setdefault("cross_entropy", losses["objective"])
         if math.isfinite(losses["objective"]) and math.isfinite(grad_norm):
             optimizers.step()
-            for part in self._controlled:
+            for part in self.session.model.controlled:
                 part.end_step(self.group)
         return losses, grad_norm
-
-    @functools.cached_property
-    def _controlled(self) -> list[Controlled]:
-        return controlled(self.session.model)
 
     def _record(
         self, moment: Moment, settings: Settings, taken: Taken, losses: dict[str, float], grad_norm: float

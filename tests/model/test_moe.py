@@ -8,11 +8,12 @@ import torch.nn.functional as F
 
 from pgolf.distributed import Group
 from pgolf.model.context import Context
-from pgolf.model.control import controlled
+from pgolf.model.equilibrium import Equilibrium, RevDEQ
 from pgolf.model.flops import flops_per_token
 from pgolf.model.moe import SoftDense
 from pgolf.model.norm import rms_norm
-from pgolf.model.repeats import OwnDown
+from pgolf.model.repeats import OwnDown, OwnMlp
+from pgolf.model.reversible import relax
 from pgolf.model.roles import initialise, parameter_roles
 from tests.model.test_flops import counted, no_attention
 from tests.support import ALONE, tiny_model
@@ -42,6 +43,13 @@ def by_hand(part, n, experts_read):
         hidden = F.leaky_relu(experts_read @ part.fc.weight[rows].T, part.slope).square()
         total = total + weights[..., expert, None] * (hidden @ part.proj.weight[:, rows].T)
     return total, chances
+
+
+def observed(part, n):
+    """A forward of which the controller takes note."""
+    context = Context().begun(TOKENS)
+    part(n, 0, context)
+    part.observe(context.walk)
 
 
 def test_all_experts_are_evaluated_and_weighted():
@@ -94,27 +102,33 @@ def test_even_shares_cost_nothing():
 
 def test_the_controller_moves_the_bias_towards_an_even_share():
     part, n = mixture(), torch.randn(2, 7, 8)
-    part(torch.randn(2, 7, 8), 0, Context())  # a rehearsal, which does not count
+    observed(part, torch.randn(2, 7, 8))  # a rehearsal, which does not count
     part.begin_step()
     before = part.router.router_bias.detach().clone()
     for rows in n[:, None]:
-        part(rows, 0, Context())
-    part.eval()(torch.randn(2, 7, 8), 0, Context())  # nor does a score
+        observed(part.train(), rows)
+        observed(part.eval(), torch.randn(2, 7, 8))  # nor does a score
     shares = by_hand(part, n, n)[1].flatten(0, 1).mean(0)
     part.end_step(ALONE)
     torch.testing.assert_close(part.router.router_bias, before + 0.1 * (0.25 - shares))
-    assert controlled(tiny_model(mlp=partial(SoftDense, **SETTINGS)))[0].num_experts == 4
-    assert not controlled(tiny_model())
+    model = tiny_model(mlp=partial(SoftDense, **SETTINGS), repeat_mlp=OwnMlp)
+    model.set_plan("looped")
+    model(TOKENS)
+    assert [part.seen[-1] for part in model.controlled] == [TOKENS.numel()] * 6 and not tiny_model().controlled
+    model = tiny_model(mlp=partial(SoftDense, **SETTINGS))
+    model.set_plan("looped")
+    model(TOKENS)
+    assert [part.seen[-1] for part in model.controlled] == [n * TOKENS.numel() for n in (1, 2, 2, 1)]
 
 
 def test_two_ranks_move_it_by_the_tokens_of_both(monkeypatch):
     one, two, n = mixture(), mixture(), torch.randn(2, 7, 8)
     for part in (one, two):
         part.begin_step()
-    one(n, 0, Context())
-    two(n[:1], 0, Context())
     other = mixture()
-    other(n[1:], 0, Context())
+    observed(one, n)
+    observed(two, n[:1])
+    observed(other, n[1:])
     group = Group(0, 2, torch.device("cpu"))
     monkeypatch.setattr(group, "sum_", lambda tensor: tensor.add_(other.seen))
     one.end_step(ALONE)
@@ -153,3 +167,44 @@ def test_its_operations_its_repeats_and_its_calibration():
 def test_impossible_mixtures_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SoftDense(8, 0, 1, **{**SETTINGS, **settings})
+
+
+def solved(monkeypatch, plainly):
+    """Cross entropy with costs, and its gradients, of experts inside a block that is solved for its fixed point."""
+    mlp = partial(SoftDense, **SETTINGS, inject=0.5)
+    parts = {"scramble": 0.2, "num_layers": 2, "num_loops": 0, "mlp": mlp}
+    model = tiny_model(**parts, equilibrium=RevDEQ(layer=1, iterations=3, beta=0.35))
+    if plainly:  # all steps are remembered
+        monkeypatch.setattr(
+            Equilibrium, "_solve", lambda self, f, states, count, walk: relax(f, states, count, self.beta, walk)[1]
+        )
+    context = Context().begun(TOKENS)
+    logits = model.logits(model(TOKENS, context), context)
+    loss = F.cross_entropy(logits.flatten(0, 1), TOKENS.flatten()) + sum(context.walk.costs.values())
+    loss.backward()
+    return loss, {name: value.grad for name, value in model.named_parameters() if value.grad is not None}, context.walk
+
+
+def test_experts_in_a_block_that_is_solved_have_their_costs_and_gradients(monkeypatch):
+    undone, gradients, walk = solved(monkeypatch, plainly=False)
+    plain, expected, _ = solved(monkeypatch, plainly=True)
+    torch.testing.assert_close(undone, plain)
+    assert gradients.keys() == expected.keys() and gradients["blocks.1.mlp.router.route.weight"].any()
+    for name, value in expected.items():
+        torch.testing.assert_close(gradients[name], value, rtol=1e-3, atol=1e-4)
+    assert set(walk.costs) == {"experts_balance", "experts_min_share", "experts_max_spread"}
+
+
+def test_experts_in_a_block_that_is_solved_are_one_graph():
+    mlp = partial(SoftDense, **SETTINGS)
+    model = tiny_model(
+        scramble=0.2, num_layers=1, num_loops=0, mlp=mlp, equilibrium=RevDEQ(layer=0, iterations=2, beta=0.35)
+    )
+
+    def loss(context):
+        context = context.begun(TOKENS)
+        logits = model.logits(model(TOKENS, context), context)
+        return F.cross_entropy(logits.flatten(0, 1), TOKENS.flatten()) + sum(context.walk.costs.values())
+
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(loss, backend="eager", fullgraph=True)(Context()), loss(Context()))
