@@ -47,7 +47,7 @@ from pgolf.train.clock import BudgetClock
 from pgolf.train.weights import load as load_weights
 from pgolf.train.weights import save as save_weights
 from pgolf.ttt.strategy import Bench
-from pgolf.workshop import Recipe, Workshop, chosen_attention, chosen_fused, prepared_data, refuse_other_data
+from pgolf.workshop import Recipe, Workshop, chosen_attention, prepared_data, refuse_other_data
 
 PROMPTS = ("Return a new", "If the argument is not")
 SAMPLE_TOKENS = 60
@@ -61,6 +61,8 @@ def execute(
     """Do or continue the run in `directory`; returns the summary that it writes to summary.json."""
     shop = Workshop(recipe, identity, directory, group, console, tracker)
     record = shop.record
+    if not record.done("train"):
+        _ = shop.fused  # refused before any work
     record.stage("prepare", lambda: _prepare(shop))
     _ = shop.dataset  # on every process before any stage that only the leader does
     with _no_validation(shop, "training"):
@@ -202,7 +204,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
     rounding = recipe.quant.training(model, functools.partial(_calibrate, shop, model))  # of what will be stored
     recipe.train.equip(model, recipe.seed)
     optimizers = recipe.optim(model)
-    clock, fused = BudgetClock(), chosen_fused(shop, model)
+    clock = BudgetClock()
     averaged, progress = recipe.train.run(
         model,
         optimizers,
@@ -217,7 +219,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
         rounding=rounding,
         seed=recipe.seed,
         token_bytes=lambda: bytes_alone(shop.dataset.front_end),
-        fused=fused,
+        fused=shop.fused,
     )
     if shop.group.leads:
         weights = {name: value.to(model.state_dict()[name].dtype).contiguous() for name, value in averaged.items()}
@@ -228,7 +230,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
         "tokens": progress.tokens,
         "looped_at": progress.looped_at,
         "rounded_at": progress.rounded_at,
-        "fused": list(fused.names),
+        "fused": list(shop.fused.names),
         "turns": progress.turns,
         "never_happened": progress.missed,
         "dead_parameters": progress.dead,

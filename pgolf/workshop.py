@@ -52,20 +52,15 @@ class Recipe:
 
 def chosen_attention(recipe: Recipe, device: torch.device) -> tuple[str, Attention]:
     """The attention back end of a recipe and its name: one that works for the heads and the precision of its model."""
-    with torch.device("meta"):
-        model = recipe.model(recipe.data.vocab_size, recipe.seed)
+    model = _weightless(recipe)
     attention = model.attention
     heads = (attention.num_heads, attention.num_kv_heads, attention.head_dim)
     return select(recipe.kernels, device, model.precision.activations(device), heads)
 
 
-def chosen_fused(shop: "Workshop", model: GPT) -> Fused:
-    """The fused kernels of a training of `model`; what there is to say of the choice is said."""
-    device = shop.group.device
-    fused, remarks = select_fused(shop.recipe.fused, device, model.precision.activations(device))
-    for remark in remarks:
-        shop.console.say(remark)
-    return fused
+def _weightless(recipe: Recipe) -> GPT:
+    with torch.device("meta"):
+        return recipe.model(recipe.data.vocab_size, recipe.seed)
 
 
 def prepared_data(begun: dict[str, Any]) -> Path | None:
@@ -126,6 +121,16 @@ class Workshop:
     def validation(self) -> ValidationSet:
         """The validation text."""
         return self.dataset.validation()
+
+    @cached_property
+    def fused(self) -> Fused:
+        """The fused kernels of training; what there is to say of the choice is said. UserError where one that was
+        asked for cannot be used."""
+        dtype = _weightless(self.recipe).precision.activations(self.group.device)
+        fused, remarks = select_fused(self.recipe.fused, self.group.device, dtype)
+        for remark in remarks:
+            self.console.say(remark)
+        return fused
 
     @property
     def kernel_modules(self) -> list[str]:

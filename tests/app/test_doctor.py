@@ -9,6 +9,7 @@ import torch
 
 from pgolf.app.verbs import doctor
 from pgolf.kernels import attend
+from pgolf.kernels.fused import choice
 
 CPU = torch.device("cpu")
 
@@ -20,6 +21,17 @@ def test_the_back_end_that_auto_takes_is_the_one_that_select_takes() -> None:
     assert taken == [f"attention: {attend.select('auto', CPU)[0]}"]
     assert findings["attention: flex"].state == "missing" and "backward" in findings["attention: flex"].detail
     assert "float32" in findings["attention: sdpa"].detail
+
+
+def test_every_fused_kernel_is_listed_and_why_it_cannot_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "probe", lambda name, device: "" if name == "mlp" else "triton compiles for GPUs alone")
+    findings = {one.what: one for one in doctor._fused(CPU)}
+    assert list(findings) == [f"fused kernel: {name}" for name in choice.MODULES]
+    assert (
+        findings["fused kernel: mlp"].state == "ok"
+        and "fused=auto leaves it out" in findings["fused kernel: mlp"].detail
+    )
+    assert findings["fused kernel: smear_norm"].detail == "triton compiles for GPUs alone"
 
 
 def test_remedies_are_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

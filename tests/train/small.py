@@ -92,7 +92,7 @@ def train(directory: Path, group: Group = ALONE, seed: int = 1, stop_after=None,
                 raise KeyboardInterrupt
 
     places = {"clock": BudgetClock(), "console": Silent(), "group": group, "log": log}
-    to_run = ("clock", "console", "validate", "rounding", "token_bytes")
+    to_run = ("clock", "console", "validate", "rounding", "token_bytes", "fused")
     places |= {name: changes.pop(name) for name in to_run if name in changes}
     trainer = Trainer(**{**SETTINGS, **changes})
     trainer.equip(model, seed)

@@ -36,7 +36,7 @@ def select(
     Raises UserError when a kernel that was asked for by name, or by `all`, is unknown or cannot be used on `device`.
     """
     if reason := unknown(wanted):
-        raise UserError(f"fused={wanted if isinstance(wanted, str) else list(wanted)}: {reason}.")
+        raise UserError(f"fused={_shown(wanted)}: {reason}.")
     if wanted == "auto":
         names = PAYS if device.type != "cpu" else ()
     else:
@@ -46,12 +46,16 @@ def select(
     works = [name for name in names if not reasons[name]]
     failed = [f"{name} cannot be used on {device}: {reason}" for name, reason in reasons.items() if reason]
     if failed and wanted != "auto":
-        raise UserError(f"fused={wanted if isinstance(wanted, str) else list(wanted)}: {'; '.join(failed)}.")
+        raise UserError(f"fused={_shown(wanted)}: {'; '.join(failed)}. fused=auto takes what works.")
     chosen = Fused(**{name: module(name).fused for name in works}) if works else UNFUSED
     said = [f"fused kernel {sentence}, so the plain operations are used" for sentence in failed]
     if works or wanted != "none":
         said.append(f"fused kernels: {', '.join(works) or 'none'}")
     return chosen, said if device.type != "cpu" or works else []
+
+
+def _shown(wanted: str | Sequence[str]) -> str:
+    return wanted if isinstance(wanted, str) else f"[{','.join(wanted)}]"
 
 
 def module(name: str) -> ModuleType:
@@ -93,5 +97,5 @@ def _with_gradients(function: object, tensors: list[Tensor], rest: list[object])
     with torch.enable_grad():
         made = function(*inputs, *rest)  # type: ignore[operator]
         outputs = [made] if isinstance(made, Tensor) else list(made)
-        slopes = [torch.linspace(-1.0, 1.0, one.numel(), device=one.device).view_as(one).to(one) for one in outputs]
+        slopes = [torch.linspace(-1.0, 2.0, one.numel(), device=one.device).view_as(one).to(one) for one in outputs]
         return [*(one.detach() for one in outputs), *torch.autograd.grad(outputs, inputs, slopes)]
