@@ -143,6 +143,11 @@ class LatestSnapshots:
         self.every = every
         self.snapshots: deque[Weights] = deque(maxlen=count)
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a snapshot."""
+        return bool(self.snapshots)
+
     @torch.no_grad()
     def update(self, model: nn.Module, position: Position, lr_scale: float = 1.0) -> None:
         """Take in the weights after a step when its turn has come."""

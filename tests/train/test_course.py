@@ -9,7 +9,7 @@ import torch
 from pgolf.data.loaders import Batch, DocumentPackingLoader, SequentialLoader, ShuffledSequenceLoader
 from pgolf.errors import UserError
 from pgolf.kernels.packing import build_cu_seqlens
-from pgolf.optim.averaging import ExponentialAverage, SeveralDecays, WarmdownAverage
+from pgolf.optim.averaging import ExponentialAverage, LatestSnapshots, SeveralDecays, WarmdownAverage
 from pgolf.optim.clip import LocalNorm
 from pgolf.optim.schedule import Position, Stages, StepWarmdown, Taper
 from pgolf.train.batches import Taken, cut
@@ -183,3 +183,29 @@ def test_a_position_goes_to_another_number_of_ranks_where_it_can():
     drawn = [{"loader": "shuffled_sequence", "world_size": 1, "rank": 0}]
     with pytest.raises(UserError, match=r"1 process\(es\) and this run has 2, and with the loader shuffled_se"):
         position_of(drawn, {"loader": "shuffled_sequence", "world_size": 2, "rank": 0})
+
+
+def test_the_latest_snapshots_are_averaged_over_a_stop(tmp_path):
+    """Snapshots after steps 3 to 12, of which the last three count; stopped in between."""
+    changes = {"max_steps": 13, "averaging": partial(LatestSnapshots, every=3, count=3)}
+    seen = {}
+    _, _, _, model = train(tmp_path / "seen", **{**changes, "averaging": partial(Recording, into=seen)})
+    whole, _, _, _ = train(tmp_path / "whole", **changes)
+    for name, value in whole.items():
+        torch.testing.assert_close(value, (seen[6][name] + seen[9][name] + seen[12][name]) / 3)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", checkpoint_seconds=0.0, stop_after=11, **changes)
+    rest, _, _, _ = train(tmp_path / "cut", checkpoint_seconds=0.0, **changes)
+    assert all(torch.equal(whole[name], rest[name]) for name in model.state_dict())
+
+
+class Recording(ExponentialAverage):
+    """Remembers the weights after every step."""
+
+    def __init__(self, model, into):
+        super().__init__(model, decay=0.5)
+        self.into = into
+
+    def update(self, model, position, lr_scale=1.0):
+        super().update(model, position, lr_scale)
+        self.into[position.step] = {name: value.clone() for name, value in model.state_dict().items()}
