@@ -221,16 +221,17 @@ def test_verify_tells_equal_models_from_different_ones(here: Path, capsys: pytes
 def test_verify_names_the_option_that_fails(
     conf: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pgolf.app.verbs import verify
+    from pgolf.app.verification import options
 
     (conf / "ttt" / "wrong.yaml").write_text("_target_: pgolf.fakes.Ttt\nphase: 1\n")
     (conf / "ttt" / "needs.yaml").write_text("_target_: pgolf.fakes.Ttt\nphases: ???\n")
-    monkeypatch.setattr(verify, "_step", lambda job: [])
+    monkeypatch.setattr(options, "step", lambda job: [])
     assert verb("verify", "--config-path", str(conf)) == 1
     shown = capsys.readouterr().out
     assert "FAIL  ttt=wrong" in shown and "did you mean 'phases'?" in shown
     assert "--    ttt=needs: not tried, it needs ttt.phases=..." in shown
-    assert "ok    model/attention/gate=sparse" in shown and shown.rstrip().endswith("1 failed.")
+    assert "ok    model/attention/gate=sparse" in shown and "1 failed.\n" in shown and "1 failed\n" in shown
+    assert "this configuration has no preset pr2059_baseline" in shown
 
 
 def test_docs_is_the_published_preparation_of_a_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
