@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgolf.app.compose import composer, config_directory
+from pgolf.digest import digest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "multirun" / "ablations"
@@ -32,6 +33,8 @@ LEFT_OUT = {
     "train/early_stop": "ends runs, changes none",
     "model/precision": "the same numbers on a CPU",
     "optim/mup": "the same numbers at the base width",
+    "quant/scheme": "below, for the matrices",
+    "train/diagnostics": "watches and changes nothing",
 }
 
 
@@ -75,12 +78,25 @@ def of_groups() -> Iterator[Study]:
                     continue
                 overrides = (f"{key}={name}",)
                 job = made.jobs([*BASE, *overrides], False)[0]
-                if job.unresolved or job.refusals or job.config == chosen.config:
+                if job.unresolved or job.refusals or digest(job.config) == digest(chosen.config):
                     continue
                 yield Study(overrides[0], kind, overrides)
 
 
-SETTINGS: tuple[Study, ...] = ()
+SCHEMES = ("int8_rows", "percentile", "percentile_gptq", "gptq_hessian_clip", "float8", "ternary", "binary")
+SETTINGS: tuple[Study, ...] = (
+    *(
+        Study(f"quant/scheme@quant.matrix={name}", REQUANTISED, (f"quant/scheme@quant.matrix={name}",))
+        for name in SCHEMES
+    ),
+    *(Study(f"quant.matrix.bits={bits}", REQUANTISED, (f"quant.matrix.bits={bits}",)) for bits in (3, 4, 5, 8)),
+    Study("model.depth.num_loops=0", TRAINED, ("model.depth.num_loops=0",)),
+    Study("train.loop_at=0.0", TRAINED, ("train.loop_at=0.0",)),
+    Study("model.layer_scale=false", TRAINED, ("model.layer_scale=false",)),
+    Study("model.skip_gates=false", TRAINED, ("model.skip_gates=false",)),
+    Study("optim.matrix.row_normalise=false", TRAINED, ("optim.matrix.row_normalise=false",)),
+    Study("optim.matrix.coefficients=stock", TRAINED, ("optim.matrix.coefficients=stock",)),
+)
 
 
 def run(chosen: list[Study], jobs: int) -> int:

@@ -250,9 +250,10 @@ def main() -> None:
     made.add_argument("--compile", action="store_true", help="torch.compile both forward passes")
     options = made.parse_args()
     options.config_dir, options.config_path, options.config_name = None, None, "config"
-    words = [*options.words, f"train.max_steps={STEPS}", "train.max_seconds=null", "train.loop_at=0"]
+    words = [*options.words, f"train.max_steps={STEPS}", "train.max_seconds=null"]
     words.append("train.checkpoint_seconds=1e9")  # a checkpoint is no part of a step
     recipe = build.recipe(compose(words, options).config)
+    recipe.train.loop_at = 0.0
     device = torch.device(options.device)
     name, attention = chosen_attention(recipe, device)
     print(json.dumps({"attention": name, **compare_model(recipe, attention, device, options)}), flush=True)
