@@ -29,7 +29,7 @@ class Controlled(ABC):
 
 def controlled(model: nn.Module) -> list[Controlled]:
     """The parts of a model that have a controller, in order, with their places among them."""
-    found = [module for module in model.modules() if isinstance(module, Controlled)]
+    found: list[Controlled] = [module for module in model.modules() if isinstance(module, Controlled)]
     for index, part in enumerate(found):
         part.index = index
     return found

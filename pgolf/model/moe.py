@@ -123,7 +123,7 @@ class SoftDense(Mlp, Controlled):
         group.sum_(self.seen)
         shares = self.seen[:-1] / self.seen[-1].clamp_min(1.0)
         bias = self.router.router_bias
-        bias += (self.bias_rate * (1.0 / self.num_experts - shares)).to(bias.dtype)
+        bias.add_(self.bias_rate * (1.0 / self.num_experts - shares))
 
     def _expert_input(self, n: Tensor, context: Context) -> Tensor:
         if not self.injects:

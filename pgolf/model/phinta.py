@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from pgolf.model.basis import FrozenPlusLowRank
+from pgolf.model.phi import PHI
 from pgolf.model.roles import Init, constant, normal
 
 if TYPE_CHECKING:
     from pgolf.model.gpt import GPT
 
-PHI = (1 + 5**0.5) / 2
 UNIFORM, DOWN_STD, MIN_NORM = 0.05, 0.02, 1e-6  # range of W's draws, deviation of A's, floor of a row's norm
 
 

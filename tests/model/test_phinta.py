@@ -8,7 +8,8 @@ import torch
 from pgolf.model.context import HEAD_SLOT, Context
 from pgolf.model.lanes import ParallelResidual, TwoLane
 from pgolf.model.norm import rms_norm
-from pgolf.model.phinta import PHI, PerBlock, PhiNTA, PreHead
+from pgolf.model.phi import PHI
+from pgolf.model.phinta import PerBlock, PhiNTA, PreHead
 from pgolf.model.roles import initialise, parameter_roles
 from pgolf.optim.adam import AdamW
 from pgolf.optim.muon import Muon
