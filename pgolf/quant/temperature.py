@@ -46,8 +46,8 @@ class Temperature:
         self.tokens, self.candidates = tokens, tuple(candidates)
 
     def fit(self, ground: Ground, skip_batches: int) -> float:
-        """The temperature for the model of `ground`; every process calls it, and all find the same. skip_batches: of the
-        training text, which calibration has read."""
+        """The temperature for the model of `ground`; every process calls it, and all find the same. skip_batches: of
+        the training text, which calibration has read."""
         losses = self.losses(ground, skip_batches)
         found = round(vertex(self.candidates, losses), DIGITS)
         told = ", ".join(f"{one:g}: {loss:.5f}" for one, loss in zip(self.candidates, losses, strict=True))
