@@ -15,6 +15,10 @@ class Controlled(ABC):
     index: int = 0
 
     @abstractmethod
+    def steered(self) -> list[nn.Parameter]:
+        """The parameters that it moves."""
+
+    @abstractmethod
     def begin_step(self) -> None:
         """Forget what earlier forwards left: rehearsals and scores in between do not count."""
 

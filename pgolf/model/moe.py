@@ -107,6 +107,10 @@ class SoftDense(Mlp, Controlled):
         weighted = h.unflatten(-1, (self.num_experts, self.width)) * weights[..., None].to(h.dtype)
         return self.dropped(weighted.flatten(-2))
 
+    def steered(self) -> list[nn.Parameter]:
+        """The bias of the router."""
+        return [self.router.router_bias]
+
     def begin_step(self) -> None:
         """Forget what was seen."""
         self.seen.zero_()

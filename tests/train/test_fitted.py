@@ -1,14 +1,20 @@
 """Training with frozen matrices, experts and their controller: alone, on two ranks, and continued."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from pgolf.model.activations import ASQU, XIELU
+from pgolf.model.basis import LowRank, RandomRows
 from pgolf.model.dropout import NormPercentile
+from pgolf.model.phinta import PreHead
+from pgolf.train.diagnostics.liveness import dead_parameters
 from tests.support import ALONE, run_ranks, tiny_model
 from tests.train import fitted
-from tests.train.small import losses, train
+from tests.train.diagnostics.test_liveness import losing
+from tests.train.small import losses, optimisers, train
 
 BIAS = "blocks.0.mlp.router.router_bias"
 
@@ -54,3 +60,30 @@ def test_dropping_long_hidden_vectors_changes_training(tmp_path):
     )
     assert plain[0] == dropping[0]  # the way back to the stream begins at zero
     assert plain[2] != dropping[2]
+
+
+MODELS = {
+    "experts, frozen matrices, adapters in blocks": fitted.fitted,
+    "learned activation, factors, adapter before the head": lambda: tiny_model(
+        mlp=partial(
+            XIELU,
+            multiple=2.0,
+            alpha_positive=1.0,
+            alpha_negative=0.5,
+            beta_positive=0.1,
+            beta_negative=0.4,
+            trainable=True,
+        ),
+        basis=LowRank(rank=4, patterns=["blocks.*.mlp.*"]),
+        phinta=PreHead(rank=4, init_scale=0.5, basis_gain=0.0),
+    ),
+    "learned negative branch, coefficients over random rows": lambda: tiny_model(
+        mlp=partial(ASQU, multiple=2.0, negative_scale=0.25), basis=RandomRows(rank=4, patterns=["blocks.*.mlp.*"])
+    ),
+}
+
+
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS.keys())
+def test_every_parameter_learns(build):
+    model = build()
+    assert dead_parameters(model, optimisers(model), losing(model)) == []

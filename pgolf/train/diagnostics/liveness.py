@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pgolf.console import Console, Silent
 from pgolf.distributed import Group
+from pgolf.model.control import controlled
 from pgolf.model.gpt import GPT
 from pgolf.optim.roles import RoleOptimizers
 from pgolf.train.state import Progress
@@ -57,7 +58,9 @@ class Liveness:
         length: int = STEPS,
     ) -> None:
         self.length = length
-        self._named = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        steered = {id(one) for part in controlled(model) for one in part.steered()}  # learns without a gradient
+        named = ((name, one) for name, one in model.named_parameters() if id(one) not in steered)
+        self._named = {name: one for name, one in named if one.requires_grad}
         self._group, self._progress, self._console, self._log = group, progress, console, log
         self._window: _Window | None = None
 
