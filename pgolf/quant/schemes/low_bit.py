@@ -1,5 +1,6 @@
 """Ternary and binary weights, a scale for each group, the symbols packed (records of 2026-03-24)."""
 
+import lzma
 import math
 from typing import Literal
 
@@ -11,7 +12,7 @@ from pgolf.quant.encoded import Encoded
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.schemes.scheme import Cost, require_finite
 
-Packing = Literal["base3", "bits", "symbols"]
+Packing = Literal["base3", "bits", "smaller", "symbols"]
 ScaleDtype = Literal["float16", "float32"]
 
 
@@ -25,6 +26,11 @@ def pack_base3(symbols: np.ndarray) -> np.ndarray:
 def pack_bits(bits: np.ndarray) -> np.ndarray:
     """Booleans as bits, the first the least significant; the end is padded with zeros."""
     return np.packbits(bits.reshape(-1).astype(np.uint8), bitorder="little")
+
+
+def _lzma_bytes(parts: dict[str, np.ndarray]) -> int:
+    """What LZMA makes of all parts together."""
+    return len(lzma.compress(b"".join(part.tobytes() for part in parts.values()), preset=9))
 
 
 def _grouped(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
@@ -47,8 +53,8 @@ class Ternary:
             record; another published study trains with 0.7.
         keep_mean: the scale is the mean magnitude over the share of values that are not zero, so that the mean
             magnitude of a group survives (the record's "shrinkage fix"). False: the mean magnitude itself.
-        packing: base3, five symbols a byte; bits, a mask and the signs; symbols, one a byte, which suits an entropy
-            coder best.
+        packing: base3, five symbols a byte; bits, a mask and the signs; smaller, of these two the one that LZMA makes
+            less of, as in the record; symbols, one a byte, which suits an entropy coder best.
         scale: dtype of the scales. float32 keeps the scales of training exactly.
     """
 
@@ -112,14 +118,16 @@ class Ternary:
     def _packed(self, symbols: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         if self.packing == "symbols":
             return {"symbols": symbols.reshape(shape)}
-        if self.packing == "base3":
-            return {"base3": pack_base3(symbols)}
-        return {"mask": pack_bits(symbols != 0), "signs": pack_bits(symbols[symbols != 0] > 0)}
+        base3 = {"base3": pack_base3(symbols)}
+        bits = {"mask": pack_bits(symbols != 0), "signs": pack_bits(symbols[symbols != 0] > 0)}
+        if self.packing == "smaller":
+            return min(base3, bits, key=_lzma_bytes)
+        return base3 if self.packing == "base3" else bits
 
     def cost(self, shape: tuple[int, ...]) -> Cost:
         """Base 3 takes 1.6 bits, of which little is redundant; Gaussian values have 1.54 bits of entropy."""
         groups = math.ceil(math.prod(shape) / self._size(shape))
-        stored = {"base3": 1.6, "bits": 1.69, "symbols": 8.0}[self.packing]
+        stored = {"base3": 1.6, "bits": 1.69, "smaller": 1.6, "symbols": 8.0}[self.packing]
         return Cost(1.54, stored, groups * (2 if self.scale == "float16" else 4))
 
 

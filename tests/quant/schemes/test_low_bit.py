@@ -14,7 +14,7 @@ from pgolf.quant.schemes import Binary, Ternary
 from pgolf.quant.schemes.low_bit import pack_base3, pack_bits
 
 TRITS = hnp.arrays(np.int8, hnp.array_shapes(min_dims=1, max_dims=3, max_side=9), elements=st.integers(-1, 1))
-PACKINGS = ("base3", "bits", "symbols")
+PACKINGS = ("base3", "bits", "smaller", "symbols")
 
 
 @settings(max_examples=60, deadline=None)
@@ -40,7 +40,7 @@ def test_bits_are_exact(bits: np.ndarray) -> None:
 @settings(max_examples=60, deadline=None)
 @given(TRITS, st.floats(0.125, 1e6, width=32), st.sampled_from(PACKINGS), st.sampled_from([0, 1, 7, 128]))
 def test_ternary_weights_come_back_to_the_last_bit(
-    symbols: np.ndarray, scale: float, packing: Literal["base3", "bits", "symbols"], group_size: int
+    symbols: np.ndarray, scale: float, packing: Literal["base3", "bits", "smaller", "symbols"], group_size: int
 ) -> None:
     weight = torch.tensor(symbols).float() * scale
     encoded = Ternary(group_size=group_size, packing=packing, scale="float32").quantise(weight)
@@ -75,8 +75,17 @@ def test_equals_brute_force(keep_mean: bool, threshold: float) -> None:
 def test_all_packings_decode_alike() -> None:
     weight = torch.randn(7, 11, generator=torch.Generator().manual_seed(1))
     tensors = [decode(Ternary(group_size=16, packing=packing).quantise(weight)) for packing in PACKINGS]
-    assert torch.equal(tensors[0], tensors[1]) and torch.equal(tensors[0], tensors[2])
+    assert all(torch.equal(tensors[0], one) for one in tensors[1:])
     assert not Ternary().quantise(torch.zeros(3)).parts["scales"].any()
+
+
+def test_the_packing_that_lzma_makes_less_of() -> None:
+    generator = torch.Generator().manual_seed(1)
+    dense = Ternary(packing="smaller").quantise(torch.randn(64, 128, generator=generator))
+    assert "base3" in dense.parts  # few zeros: 1.6 bits against 1.69
+    sparse = torch.zeros(64, 128)
+    sparse[:, ::16] = torch.randn(64, 8, generator=generator).sign()
+    assert "mask" in Ternary(packing="smaller").quantise(sparse).parts
 
 
 def test_refusals() -> None:

@@ -21,6 +21,20 @@ def test_counts_weigh_by_the_models_doubt():
     torch.testing.assert_close(mixed(expert, tokens, sure), sure)
 
 
+def test_the_gate_is_the_share_of_the_largest_entropy():
+    """Logits + gate * bias, normalised: gate = clip(H / ln V, 0, 1) of the model's distribution at that position."""
+    expert = NgramBias(contexts=[1], strength=1.3, smoothing=0.5)
+    tokens, size = [1, 5, 6, 5, 6, 5, 7, 5, 6], 16
+    logits = 30 * torch.tanh(torch.randn(len(tokens) - 1, size, generator=torch.Generator().manual_seed(3)) / 10)
+    log_probs = torch.log_softmax(logits, dim=-1)
+    gate = float(-(log_probs[-1].exp() * log_probs[-1]).sum()) / np.log(size)
+    assert 0.1 < gate < 0.95
+    bias = torch.zeros(size)
+    bias[6], bias[7] = np.log(1 + 2 / 0.5), np.log(1 + 1 / 0.5)
+    expected = torch.log_softmax(logits[-1] + 1.3 * gate * bias, dim=-1)
+    torch.testing.assert_close(mixed(expert, tokens, log_probs)[-1], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_impossible_settings_are_refused():
     with pytest.raises(ValueError, match="at least 1 token"):
         NgramBias(contexts=[0], strength=1.0)
