@@ -41,13 +41,13 @@ class Difference(Part):
                 f"differential: half of the head dimension {head_dim} must be whole and hold the rotated "
                 f"dimensions, model.attention.rope.dims={rotated}"
             )
-        self.half = head_dim // 2
+        self.half_dim = head_dim // 2
         self.initial = 0.8 - 0.6 * math.exp(-0.3 * layer)
-        self.declare("diff_lambda", (4, self.half), "scalar", normal(LAMBDA_STD))
+        self.declare("diff_lambda", (4, self.half_dim), "scalar", normal(LAMBDA_STD))
 
     def placed(self, x: Tensor, rope: Rotary) -> Tensor:
         """Queries or keys [B, T, H, d], each half normed and rotated."""
-        return rope(rms_norm(x.unflatten(-1, (2, self.half)).flatten(2, 3))).unflatten(2, (-1, 2)).flatten(3)
+        return rope(rms_norm(x.unflatten(-1, (2, self.half_dim)).flatten(2, 3))).unflatten(2, (-1, 2)).flatten(3)
 
     def share(self) -> Tensor:
         """l, an fp32 scalar."""
@@ -57,7 +57,7 @@ class Difference(Part):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """q [B, T, H, d], k and v [B, T, G, d] -> [B, T, H, d]."""
         first, second = (q * math.sqrt(2.0)).split(
-            self.half, dim=-1
+            self.half_dim, dim=-1
         )  # a back end divides by sqrt(d), halves want d / 2
         nothing = torch.zeros_like(first)
         one = context.attention(torch.cat((first, nothing), dim=-1), k, v, context.packing)

@@ -171,6 +171,12 @@ class GPT(Part):
         self.plan_name = name
 
     @property
+    def reach(self) -> int:
+        """On how many tokens before its own a place's embedding depends."""
+        pairs = len(self.bigram.settings.primes) - 1 if self.bigram is not None else 0
+        return pairs + (self.smear is not None)
+
+    @property
     def attentions(self) -> list[CausalSelfAttention]:
         """The attention of every block that has one, in order."""
         return [block.attn for block in self.blocks if block.attn is not None]
@@ -247,8 +253,8 @@ class GPT(Part):
         """What a pass on one stream [B, T, dim] makes of it."""
         block, vectors = self.blocks[step.block], self.vectors_of(step)
         if self.equilibrium is not None and self.equilibrium.layer == step.block:
-            return self.equilibrium(block, x, x0, step, context, vectors)  # type: ignore[no-any-return]
-        return block(x, x0, step, context, vectors)  # type: ignore[no-any-return]
+            return self.equilibrium(block, x, x0, step, context, vectors)
+        return block(x, x0, step, context, vectors)
 
     def evaluations(self, block: int) -> int:
         """How often a pass through `block` evaluates it in training."""
@@ -260,7 +266,7 @@ class GPT(Part):
         """tokens int64 [B, T] -> where the stream begins, [B, T, dim]."""
         embedded = self.precision.stream(self.tok_emb(tokens))
         if self.bigram is not None:
-            embedded = self.bigram(embedded, tokens)
+            embedded = self.bigram(embedded, tokens, context.packing)
         if self.smear is None:
             return rms_norm(embedded)
         if context.fused.smear_norm is not None and isinstance(self.smear, SmearGate):

@@ -89,6 +89,10 @@ class Watch:
     def _record_learned(self, position: Position) -> None:
         where = {"step": position.step, "fraction": position.fraction, "seconds": position.seconds}
         self.log({"event": "learned", **where, "values": summaries(self._learned, self._learned)})
+        equilibrium = self.session.model.equilibrium
+        if equilibrium is not None and equilibrium.reconstruction is not None:
+            missed = float(equilibrium.reconstruction)  # in the backward pass of the step before
+            self.log({"event": "equilibrium", **where, "reconstruction_error": missed})
 
     def _sights(self, course: Course, stops_early: bool, rounds: bool) -> list[Sight]:
         average, progress = self.session.average, self.session.progress
