@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from pgolf.kernels.packing import Packing
 from pgolf.model.embedding import Embedding
 from pgolf.model.roles import Linear, Part, constant, orthogonal
 
@@ -21,8 +22,8 @@ class Bigram:
     hash: "xor": (p0 x_t) xor (p1 x_{t-1}) xor ...; "sum": p0 x_t + p1 x_{t-1} + ...; the row of the table is its
     remainder. primes: p0, p1, ..., two for pairs, three for triples of tokens. first: what stands before the first
     token: the token itself, token 0, or nothing: such a token takes the last row, which no hash gives. bos_id: the
-    token that begins a document and counts as first, so that no document reads its neighbour in a packed row; None:
-    only the first of a row does, as all records have it.
+    token that begins a document and counts as first, as does the first of each piece of a packed row, so that no
+    document reads its neighbour; None: only the first of a row does, as all records have it.
     buckets, dim: rows and columns of the table, which starts at N(0, table_std^2). projection_gain: the map from dim to
     the model starts at an orthogonal matrix times that; 0: at zero. scale: initial value of a learned factor of the
     sum, or None.
@@ -74,39 +75,48 @@ class BigramHash(Part):
         if settings.scale is not None:
             self.declare("scale", (1,), "scalar", constant(settings.scale))
 
-    def rows(self, tokens: Tensor) -> Tensor:
+    def rows(self, tokens: Tensor, packing: Packing | None = None) -> Tensor:
         """tokens int64 [B, T] -> rows of the table, int64 [B, T]."""
+        begins = self._begins(tokens, packing)
         settings = self.settings
         reserved = settings.first == "reserved"
-        terms = [prime * before for prime, before in zip(settings.primes, self._history(tokens), strict=False)]
+        terms = [prime * before for prime, before in zip(settings.primes, self._history(tokens, begins), strict=False)]
         mixed = terms[0]
         for term in terms[1:]:
             mixed = mixed ^ term if settings.hash == "xor" else mixed + term
         found = mixed % (settings.buckets - 1 if reserved else settings.buckets)
         if not reserved:
             return found
-        missing = begins = self._begins(tokens)
+        missing = begins
         for _ in settings.primes[2:]:
             missing = begins | _shifted(missing)
         return torch.where(missing, settings.buckets - 1, found)
 
-    def _history(self, tokens: Tensor) -> Iterator[Tensor]:
+    def _history(self, tokens: Tensor, begins: Tensor) -> Iterator[Tensor]:
         """The tokens, those one place before them, those two places before, ..."""
-        begins = self._begins(tokens)
         while True:
             yield tokens
             stand_in = tokens if self.settings.first == "itself" else torch.zeros_like(tokens)
             tokens = torch.where(begins, stand_in, _shifted(tokens))
 
-    def _begins(self, tokens: Tensor) -> Tensor:
+    def _begins(self, tokens: Tensor, packing: Packing | None) -> Tensor:
         bos_id = self.settings.bos_id
-        first = torch.arange(tokens.shape[1], device=tokens.device) == 0
-        return first.expand_as(tokens) if bos_id is None else first | (tokens == bos_id)
+        if bos_id is None:
+            return (torch.arange(tokens.shape[1], device=tokens.device) == 0).expand_as(tokens)
+        return piece_starts(tokens.shape[1], packing, tokens.device) | (tokens == bos_id)
 
-    def forward(self, embedded: Tensor, tokens: Tensor) -> Tensor:
+    def forward(self, embedded: Tensor, tokens: Tensor, packing: Packing | None = None) -> Tensor:
         """embedded [B, T, dim], tokens int64 [B, T] -> [B, T, dim]."""
-        added = self.proj(self.embed(self.rows(tokens)).to(embedded.dtype))
+        added = self.proj(self.embed(self.rows(tokens, packing)).to(embedded.dtype))
         return embedded + (added if self.settings.scale is None else self.scale.to(added.dtype) * added)
+
+
+def piece_starts(length: int, packing: Packing | None, device: torch.device) -> Tensor:
+    """bool [length]: the first place of a row, and of each piece of a packed one."""
+    if packing is None:
+        return torch.arange(length, device=device) == 0
+    ids = packing.document_ids(length)
+    return torch.cat((ids.new_ones(1, dtype=torch.bool), ids[1:] != ids[:-1]))
 
 
 def _shifted(x: Tensor) -> Tensor:

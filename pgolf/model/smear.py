@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from pgolf.kernels.packing import Packing
+from pgolf.model.bigram import piece_starts
 from pgolf.model.context import Context
 from pgolf.model.roles import Linear, Part, constant
 
 if TYPE_CHECKING:
     from pgolf.model.gpt import GPT
+
+Within = Literal["document", "row"]
 
 
 class SmearGate(Part):
@@ -77,29 +80,31 @@ class ConvexSmear(Part):
 class MlpSmear(nn.Module):
     """What an MLP reads: share n_t + (1 - share) n_{t-1} with n_{-1} = 0, fixed (a fork of PR 4 by taka6745)."""
 
-    def __init__(self, share: float, bos_id: int | None) -> None:
+    def __init__(self, share: float, within: Within) -> None:
         super().__init__()
-        self.share, self.bos_id = share, bos_id
+        self.share, self.within = share, within
 
     def forward(self, n: Tensor, context: Context) -> Tensor:
         """n: normed input of the MLP [B, T, dim] -> [B, T, dim]."""
-        assert context.walk is not None  # GPT.forward began it
-        return torch.lerp(previous(n, context.walk.tokens, self.bos_id), n, self.share)
+        before = torch.cat((torch.zeros_like(n[:, :1]), n[:, :-1]), dim=1)
+        if self.within == "document":
+            before = before * ~piece_starts(n.shape[1], context.packing, n.device)[:, None]
+        return torch.lerp(before, n, self.share)
 
 
 class MlpSmears:
-    """`MlpSmear` in every block. share: of the token itself, from 0 to 1. bos_id: as in `ConvexSmear`. ValueError for
-    another share."""
+    """`MlpSmear` in every block. share: of the token itself, from 0 to 1. within: "document": no document of a packed
+    row reads the states of its neighbour; "row": all do, as published. ValueError for another share."""
 
-    def __init__(self, *, share: float, bos_id: int | None) -> None:
+    def __init__(self, *, share: float, within: Within) -> None:
         if not 0.0 <= share <= 1.0:
             raise ValueError(f"mlp_smear.share={share} must lie between 0 and 1")
-        self.share, self.bos_id = share, bos_id
+        self.share, self.within = share, within
 
     def fit(self, model: "GPT") -> None:
         """Put one before the MLP of every block."""
         for block in model.blocks:
-            block.mlp_smear = MlpSmear(self.share, self.bos_id)
+            block.mlp_smear = MlpSmear(self.share, self.within)
 
 
 class RunningMean(Part):

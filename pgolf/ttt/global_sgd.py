@@ -123,9 +123,10 @@ class GlobalSGD:
         last = rows * (group.rank + 1) // group.world_size * self.sequence_tokens
         optimizer.zero_grad(set_to_none=False)
         if last > first:
-            # A smear gate reads the token before a row: the one before this process's first row comes along, as a
-            # piece of its own that no attention crosses, so that rows see the same whoever has them.
-            lead = min(first, 1)
+            # A smear gate reads the token before a row, a table of pairs those before that: those before this process's
+            # first row come along, as a piece of their own that no attention crosses, so that rows see the same
+            # whoever has them.
+            lead = min(first, max(1, model.reach))
             inputs, targets = tokens[first - lead : last], tokens[first + 1 : last + 1]
             context = Context(attention, self._packing(inputs, lead).to(group.device))
             with model.precision.autocast(group.device):
@@ -149,6 +150,6 @@ class GlobalSGD:
             starts |= inputs == BOS_ID
         elif self.boundaries == "documents":
             starts = inputs == BOS_ID
-        starts[: lead + 1] = True
+        starts[0] = starts[lead] = True
         positions = starts.nonzero().squeeze(1).numpy()
         return Packing.from_cu_seqlens(build_cu_seqlens(positions, len(inputs), self.sequence_tokens, bucket=64))

@@ -5,7 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pgolf.kernels.packing import Packing
 from pgolf.model.bigram import Bigram, BigramHash
+from pgolf.model.context import Context
 from pgolf.model.roles import initialise, parameter_roles
 from pgolf.optim.adam import AdamW
 from pgolf.optim.muon import Muon
@@ -74,7 +76,7 @@ def test_the_sum_is_scaled_and_added_before_the_norm():
     part = model.bigram
     added = part.scale * (part.embed.weight[part.rows(tokens)] @ part.proj.weight.T)
     x = model.tok_emb(tokens) + added
-    torch.testing.assert_close(model._embed(tokens), x / (x.square().mean(-1, keepdim=True) + 1.2e-7).sqrt())
+    torch.testing.assert_close(model._embed(tokens, Context()), x / (x.square().mean(-1, keepdim=True) + 1.2e-7).sqrt())
 
 
 def test_no_document_reads_its_neighbour_unless_it_is_asked_to():
@@ -82,6 +84,9 @@ def test_no_document_reads_its_neighbour_unless_it_is_asked_to():
     for bos_id, isolated in ((1, True), (None, False)):
         part = BigramHash(16, Bigram(**{**XOR, "first": "zero", "bos_id": bos_id, "primes": [36313, 27191, 51497]}))
         assert torch.equal(part.rows(tokens)[:, 2:], part.rows(other)[:, 2:]) is isolated
+        packing = Packing.from_cu_seqlens(torch.tensor([0, 2, 3, 5]))  # a piece that begins without a BOS
+        rows, others = (part.rows(x, packing) for x in (tokens.clamp_min(3), tokens.clamp_min(4)))
+        assert torch.equal(rows[:, 3:], others[:, 3:]) is isolated
 
 
 @pytest.mark.parametrize("start", [{}, {"table_std": 1.0, "projection_gain": 0.0, "scale": None}])

@@ -113,7 +113,9 @@ def stream(embedding, skips, mlp_smear, running_mean):
 
 def mixing():
     """Smears and means over the document, a narrow table."""
-    return stream(Factored(rank=8, init_std=0.1, bias=True), None, MlpSmears(share=0.5, bos_id=1), RunningMeans())
+    return stream(
+        Factored(rank=8, init_std=0.1, bias=True), None, MlpSmears(share=0.5, within="document"), RunningMeans()
+    )
 
 
 def bottleneck():

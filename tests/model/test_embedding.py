@@ -94,7 +94,7 @@ def test_half_precision_tables_compute_in_fp32_on_a_cpu():
     precision = Precision(parameters={"embedding": "bfloat16"}, autocast="bfloat16")
     for parts in ({"embedding": FACTORED}, {"bigram": BIGRAM}):
         model = tiny_model(scramble=0.1, precision=precision, **parts)
-        assert model._embed(TOKENS).dtype == torch.float32
+        assert model._embed(TOKENS, Context()).dtype == torch.float32
         model.logits(model(TOKENS)).sum().backward()
         assert model.tok_emb.weight.grad.dtype == torch.bfloat16
 

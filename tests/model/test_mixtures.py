@@ -118,7 +118,7 @@ mixtures = st.fixed_dictionaries(
         "embedding": st.sampled_from([None, Factored(rank=8, init_std=0.1, bias=True)]),
         "bigram": st.sampled_from(BIGRAMS),
         "smear": st.sampled_from([None, partial(SmearGate, width=12, bos_id=1), *CONVEX]),
-        "mlp_smear": st.sampled_from([None, MlpSmears(share=0.5, bos_id=1)]),
+        "mlp_smear": st.sampled_from([None, MlpSmears(share=0.5, within="document")]),
         "running_mean": st.sampled_from([None, RunningMeans()]),
         "block_gate": st.sampled_from([None, BlockGates(start=2.0)]),
         "value_embedding": st.sampled_from(VALUE_EMBEDDINGS),

@@ -55,24 +55,24 @@ def test_convex_smear_comes_before_or_after_the_norm(after_norm):
     model = tiny_model(scramble=0.3, smear=part)
     e = model.tok_emb(TOKENS)
     expected = model.smear(rms_norm(e), TOKENS) if after_norm else rms_norm(model.smear(e, TOKENS))
-    torch.testing.assert_close(model._embed(TOKENS), expected)
+    torch.testing.assert_close(model._embed(TOKENS, Context()), expected)
 
 
-@pytest.mark.parametrize("share", [0.5, 0.25])
-def test_an_mlp_reads_its_place_and_the_one_before(share):
-    model = tiny_model(scramble=0.3, mlp_smear=MlpSmears(share=share, bos_id=1))
+@pytest.mark.parametrize(("share", "within", "stops"), [(0.5, "document", (0, 5)), (0.25, "row", (0,))])
+def test_an_mlp_reads_its_place_and_the_one_before(share, within, stops):
+    model = tiny_model(scramble=0.3, mlp_smear=MlpSmears(share=share, within=within))
     normed, read = [], []
     block = model.blocks[2]
     block.mlp_smear.register_forward_pre_hook(lambda module, inputs: normed.append(inputs[0]))
     block.mlp.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
-    model(TOKENS)
+    model(TOKENS[:1], Context(packing=Packing.from_cu_seqlens(torch.tensor([0, 5, 12]))))
     n, m = normed[0], read[0]
     for t in range(12):
-        before = 0.0 if t in (0, 5) else n[:, t - 1]
+        before = 0.0 if t in stops else n[:, t - 1]
         torch.testing.assert_close(m[:, t], share * n[:, t] + (1 - share) * before)
     assert not any("mlp_smear" in name for name in model.state_dict())
     with pytest.raises(ValueError, match="between 0 and 1"):
-        MlpSmears(share=1.5, bos_id=None)
+        MlpSmears(share=1.5, within="row")
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(0, 2**31))
