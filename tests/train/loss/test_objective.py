@@ -1,5 +1,6 @@
 """Objectives: every formula written out, one denominator for a whole step, one graph, and several terms at once."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy, log_softmax
 
 from pgolf.optim.schedule import Position, Taper
 from pgolf.train.loss.byte_weights import ByteWeights
+from pgolf.train.loss.latent_rollout import LatentRollout, sigreg
 from pgolf.train.loss.linear_span import LinearSpan
 from pgolf.train.loss.multi_token import MultiToken
 from pgolf.train.loss.objective import Objective, attach, shed
@@ -237,3 +239,40 @@ def test_one_graph_serves_every_step():
         torch.testing.assert_close(value, exact, rtol=1e-5, atol=1e-5)
         assert parts.keys() == named.keys()
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+
+
+@pytest.mark.parametrize("batch", [made.rows(0), made.packed(0)], ids=["rows", "packed"])
+def test_a_predictor_is_rolled_ahead_within_a_document(batch):
+    term = LatentRollout(steps=2, latent=8, coefficient=0.5, regulariser=0.25, projections=3, sampled=20)
+    objective = Objective(terms={"ahead": term})
+    model = made.model_for(objective)
+    hidden = model(batch.inputs, made.context_of(batch))
+    encode, up, down = (model.get_parameter(f"training_only.ahead.{name}") for name in ("encode", "up", "down"))
+    z = hidden @ encode.T
+    ahead, expected = z, []
+    for k in (1, 2):
+        ahead = ahead + (ahead @ up.T).relu().square() @ down.T
+        errors = [
+            (ahead[row, t] - z[row, t + k]).square().mean()
+            for row, tokens in enumerate(batch.inputs)
+            for t in range(len(tokens) - k)
+            if 1 not in tokens[t + 1 : t + k + 1]
+        ]
+        expected.append(torch.stack(errors).mean())
+    _, parts, given = value_of(objective, model, batch)
+    _, places, directions = given.facts[0]
+    torch.testing.assert_close(directions.norm(dim=0), torch.ones(3))
+    samples, regulariser = z.flatten(0, 1)[places] @ directions, 0.0
+    for index in range(17):
+        t = 0.2 + 3.8 * index / 16
+        weight = (1 if index in (0, 16) else 2) * 3.8 / 16 * math.exp(-t * t / 2)
+        apart = ((t * samples).cos().mean(0) - math.exp(-t * t / 2)) ** 2 + (t * samples).sin().mean(0) ** 2
+        regulariser = regulariser + weight * apart.mean()
+    torch.testing.assert_close(parts["ahead"], 0.5 * (expected[0] + expected[1]) / 2 + 0.25 * regulariser)
+
+
+def test_the_regulariser_is_least_for_a_normal_distribution():
+    samples = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+    assert sigreg(samples) < 1e-3 < sigreg(2.0 * samples) < sigreg(0.0 * samples)
+    with pytest.raises(ValueError, match="steps=0"):
+        LatentRollout(steps=0, latent=8, coefficient=1.0, regulariser=1.0, projections=3, sampled=20)
