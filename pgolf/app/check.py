@@ -12,8 +12,9 @@ from pgolf.digest import config_hash, is_absent
 from pgolf.errors import ConfigError
 
 
-def require_valid(jobs: list[Job]) -> None:
-    """Raise ConfigError with every problem of every job; a problem that jobs share is told once."""
+def require_valid(jobs: list[Job], *, all_read: bool = True) -> None:
+    """Raise ConfigError with every problem of every job, and where there is none, with `all_read`, every setting that
+    nothing reads; a problem that jobs share is told once."""
     problems: dict[str, None] = {}
     seen: set[str] = set()
     for job in jobs:
@@ -21,6 +22,10 @@ def require_valid(jobs: list[Job]) -> None:
         if job.refusals or key not in seen:
             problems.update(dict.fromkeys(problems_of(job)))
             seen.add(key)
+    if all_read and not problems:
+        from pgolf.app.unread import unread
+
+        problems.update(dict.fromkeys(unread(jobs)))
     if problems:
         raise ConfigError(list(problems))
 
@@ -87,9 +92,7 @@ def _refusal(refusal: Refusal, job: Job) -> str:
     prefix = f"{above}." if above else ""
     name, dot, rest = key.removeprefix(prefix).partition(".")
     if is_absent(parent):
-        group = above.replace(".", "/")
-        choice = f"{group}={_options(job, group)}"
-        return f"{refusal.sentence}: {above} is absent. Choose a part with {choice}"
+        return f"{refusal.sentence}: {above} is absent. {advice(job, above)}"
     if is_node(parent) and name in _arguments(parent):
         takes = f"no file sets it, but {parent['_target_']} takes it"
         return f"{refusal.sentence}: {takes}. Write +{refusal.override}"
@@ -101,8 +104,16 @@ def _refusal(refusal: Refusal, job: Job) -> str:
     return f"{refusal.sentence}{did_you_mean(mended) or '.'}{accepted}"
 
 
-def _options(job: Job, group: str) -> str:
-    return "|".join(one for one in job.options(group) if one != "none") or "..."
+def advice(job: Job, part: str) -> str:
+    """How to choose something for an absent part: with the options of its group, or where it has none, of one with the
+    same last name (model.mup follows optim/mup)."""
+    last = part.rpartition(".")[2]
+    for key in [part, *(one for one in _keys(job.config) if one.rpartition(".")[2] == last)]:
+        group = key.replace(".", "/")
+        if options := [one for one in job.options(group) if one != "none"]:
+            follows = "" if key == part else f", which {part} follows"
+            return f"Choose a part with {group}={'|'.join(options)}{follows}"
+    return "No group of options is for it: give it a node with a _target_"
 
 
 def _same_end(key: str, config: dict[str, Any]) -> list[str]:

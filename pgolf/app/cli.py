@@ -67,6 +67,7 @@ def application(arguments: list[str]) -> int:
 
     options = get_args_parser().parse_args(arguments)
     from pgolf.app import check, compose
+    from pgolf.app.unread import replaced_by_scale
 
     directory = compose.resolve_directory(options.config_path)
     composer = compose.composer(options.config_dir, directory, options.config_name or "config")
@@ -90,12 +91,33 @@ def application(arguments: list[str]) -> int:
     with composer as made:
         jobs = made.jobs(options.overrides, multirun)
     check.require_valid(jobs)
+    for remark in dict.fromkeys(replaced_by_scale(job) for job in jobs):
+        if remark is not None and os.environ.get("RANK", "0") == "0":
+            print(remark)
+    _require_references(jobs)
     _require_places(jobs, "hydra.sweep.dir" if multirun else "paths.runs")
     if not multirun:
         _hydra()
         return 0
     planned = sweep.plan(jobs)
     return sweep.finish(planned, _hydra_status())
+
+
+def _require_references(jobs: list["Job"]) -> None:
+    """ConfigError for a run that a job is watched against and that is none, before data are prepared for it."""
+    from pgolf.app.build import build
+    from pgolf.train.early_stop import BehindReference
+
+    problems: dict[str, None] = {}
+    for job in jobs:
+        watch = build(job.config["train"].get("early_stop"), "train.early_stop")
+        try:
+            if isinstance(watch, BehindReference):
+                watch.refuse()
+        except ValueError as error:
+            problems[f"train.early_stop.{error}"] = None
+    if problems:
+        raise ConfigError(list(problems))
 
 
 def _require_places(jobs: list["Job"], key: str) -> None:

@@ -36,7 +36,7 @@ def drop_unheard(
     choices, such as `ttt` or `quant/scheme@quant.gate`.
     """
     typed = {one.partition("=")[0].lstrip("+~") for one in overrides}
-    command_line = Layer({}, typed - groups, {_package(key) for key in typed & groups if key != "experiment"})
+    command_line = Layer({}, typed - groups, {package_of(key) for key in typed & groups if key != "experiment"})
     layers = [*_experiments(experiment, list(folders), ()), command_line]
     before: Tree = {}
     for index, layer in enumerate(layers):
@@ -48,7 +48,7 @@ def drop_unheard(
         _merge(before, layer.body)
 
 
-def _package(group: str) -> str:
+def package_of(group: str) -> str:
     """Where a group's option lands: after the @, else the group itself."""
     path, _, package = group.partition("@")
     return package or path.replace("/", ".")
@@ -63,16 +63,16 @@ def _experiments(name: str, folders: list[Path], seen: tuple[str, ...]) -> list[
     defaults = content.pop("defaults", [])
     parents = [one for one in defaults if isinstance(one, str) and one != "_self_"]
     replaced = [key.removeprefix("override ") for one in defaults if isinstance(one, dict) for key in one]
-    chosen = {_package(group.strip().lstrip("/")) for group in replaced}
+    chosen = {package_of(group.strip().lstrip("/")) for group in replaced}
     above = [layer for parent in parents for layer in _experiments(parent, folders, (*seen, name))]
-    return [*above, Layer(content, set(_leaves(content)), chosen)]
+    return [*above, Layer(content, set(leaves(content)), chosen)]
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """The dotted keys of a tree's values."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
 

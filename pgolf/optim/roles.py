@@ -191,7 +191,8 @@ def _refuse_half_scaled(model: nn.Module, mup: WidthScaling | None) -> None:
     if values != rates:
         raise ValueError(
             f"muP scales both or neither: model.mup has base_model_dim={values}, optim.mup has {rates}. Choose "
-            "optim/mup=width, and let model.mup be ${optim.mup}"
+            "optim/mup=width (or none) for both: model.mup is ${optim.mup} in conf/model, and optim.mup.base_model_dim "
+            "sets the width of both"
         )
 
 

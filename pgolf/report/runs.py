@@ -25,13 +25,16 @@ class Documents:
     """Per-document scores of one run, sorted by document; arrays of one length.
 
     `nats` maps a stage (`pre_quant`, `post_quant`, `final`) to summed nats, float64; a stage that
-    the run did not score is not there.
+    the run did not score is not there. order, phase: when each was first scored, and the phase in
+    which it was last (int64); None for runs that did not record them.
     """
 
     document: np.ndarray
     tokens: np.ndarray
     num_bytes: np.ndarray
     nats: dict[str, np.ndarray]
+    order: np.ndarray | None = None
+    phase: np.ndarray | None = None
 
     def bpb(self, stage: str) -> np.ndarray:
         """Bits per byte of every document at a stage; NaN for a document without bytes."""
@@ -276,4 +279,5 @@ def read_documents(path: Path) -> Documents:
         arrays["tokens"][order].astype(np.int64),
         arrays["bytes"][order].astype(np.int64),
         stages,
+        *(arrays[name][order].astype(np.int64) if name in arrays else None for name in ("order", "phase")),
     )

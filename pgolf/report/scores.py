@@ -12,6 +12,7 @@ from pgolf.report.runs import Documents, Run
 from pgolf.report.sections import STAGE_NAMES, Table
 
 REPLICATES = 2000
+PARTS = 10
 NAMES = dict(STAGE_NAMES)
 
 
@@ -21,7 +22,7 @@ def tables(run: Run) -> list[Table]:
         found = [by_length(run.documents())]
     except UserError:
         found = []
-    return [table for table in [*found, by_position(run)] if table]
+    return [table for table in [*found, by_position(run), as_scored(run)] if table]
 
 
 def by_length(documents: Documents) -> Table | None:
@@ -35,7 +36,7 @@ def by_length(documents: Documents) -> Table | None:
         gain = _difference(documents.nats[before], documents.nats["final"], documents, chosen) if before else []
         rows.append([f"up to {longest:,}", f"{chosen.sum():,}", f"{num_bytes.sum():,}", *figures, *gain])
     headers = ["document, tokens", "documents", "bytes", *[NAMES[stage] for stage in stages]]
-    headers += ["final minus compressed", "95 % interval, paired by document"] if before else []
+    headers += ["final minus compressed", "95 % interval, paired by document", "mean over documents"] if before else []
     return Table("Bits per byte by document length", headers, rows) if rows else None
 
 
@@ -56,16 +57,43 @@ def by_position(run: Run) -> Table | None:
     return Table("Bits per byte by position", headers, rows)
 
 
+def as_scored(run: Run) -> Table | None:
+    """The score over the documents so far, after each tenth of them in the order in which they were scored, of all
+    processes together; None for runs that did not record the order."""
+    try:
+        documents = run.documents()
+    except UserError:  # named elsewhere
+        return None
+    if documents.order is None or documents.phase is None or len(documents.order) < PARTS:
+        return None
+    by_order = np.argsort(documents.order, kind="stable")
+    num_bytes = documents.num_bytes[by_order].cumsum()
+    stages = [stage for stage in ("post_quant", "final") if stage in documents.nats]
+    nats = {stage: documents.nats[stage][by_order].cumsum() for stage in stages}
+    rows = []
+    for part in range(1, PARTS + 1):
+        last = len(by_order) * part // PARTS - 1
+        figures = [_bpb(nats[stage][last], num_bytes[last]) for stage in stages]
+        gain = [f"{float(figures[1]) - float(figures[0]):+.5f}"] if len(stages) == 2 and num_bytes[last] else []
+        latest = f"{documents.tokens[by_order[last]]:,}"
+        rows.append([f"{last + 1:,}", latest, f"{documents.phase[by_order[last]]}", *figures, *gain])
+    headers = ["documents scored", "tokens of the latest", "its phase", *[NAMES[stage] for stage in stages]]
+    headers += ["final minus compressed"] if len(stages) == 2 else []
+    return Table("Bits per byte of what is scored so far: no preview of the score", headers, rows)
+
+
 @dataclass(frozen=True)
 class Difference:
     """A group minus the first in bits per byte over documents of at most `longest` tokens (None: all), and the 95 %
-    interval of its bootstrap over documents; one document alone has none (low = high = change)."""
+    interval of its bootstrap over documents; one document alone has none (low = high = change). mean: of the
+    documents' own differences, in which a short one counts as much as a long one."""
 
     longest: int | None
     documents: int
     change: float
     low: float
     high: float
+    mean: float
 
 
 def differences(groups: list[Group]) -> dict[str, list[Difference]]:
@@ -97,12 +125,14 @@ def length_comparison(groups: list[Group]) -> list[Table]:
     rows = []
     for group in groups[1:]:
         if group.label not in found:
-            rows.append([group.label, "all", "", "other documents: not comparable", ""])
+            rows.append([group.label, "all", "", "other documents: not comparable", "", ""])
         for one in found.get(group.label, []):
             name = "all" if one.longest is None else f"up to {one.longest:,}"
-            rows.append([group.label, name, f"{one.documents:,}", f"{one.change:+.5f}", _interval(one.low, one.high)])
+            figures = [f"{one.change:+.5f}", _interval(one.low, one.high), f"{one.mean:+.5f}"]
+            rows.append([group.label, name, f"{one.documents:,}", *figures])
     headers = ["group", "document, tokens", "documents", f"minus {groups[0].label}, bits per byte"]
-    return [Table("Difference by document length", [*headers, "95 % interval, paired by document"], rows, left=2)]
+    headers += ["95 % interval, paired by document", "mean over documents"]
+    return [Table("Difference by document length", headers, rows, left=2)]
 
 
 def _same(documents: Documents, base: Documents) -> bool:
@@ -124,24 +154,28 @@ def _buckets(documents: Documents) -> list[tuple[int, np.ndarray]]:
 
 
 def _difference(base: np.ndarray, candidate: np.ndarray, documents: Documents, chosen: np.ndarray) -> list[str]:
-    """candidate - base in bits per byte over the chosen documents, and its interval."""
+    """candidate - base in bits per byte over the chosen documents, its interval, and the mean of the documents'."""
     if not documents.num_bytes[chosen].sum():
-        return ["no bytes", ""]
-    change, low, high = _change(base, candidate, documents, chosen)
-    return [f"{change:+.5f}", _interval(low, high)]
+        return ["no bytes", "", ""]
+    change, low, high, mean = _change(base, candidate, documents, chosen)
+    return [f"{change:+.5f}", _interval(low, high), f"{mean:+.5f}"]
 
 
 def _change(
     base: np.ndarray, candidate: np.ndarray, documents: Documents, chosen: np.ndarray
-) -> tuple[float, float, float]:
-    """candidate - base in bits per byte over the chosen documents, and its interval: of no width for one document."""
+) -> tuple[float, float, float, float]:
+    """candidate - base in bits per byte over the chosen documents, its interval, of no width for one document, and the
+    mean of the documents' own differences, in which a short one counts as much as a long one."""
     num_bytes = documents.num_bytes[chosen]
+    with_bytes = num_bytes > 0
+    nats = (candidate[chosen] - base[chosen])[with_bytes]
+    mean = float((nats / num_bytes[with_bytes]).mean() / math.log(2))
     try:
         found = statistics.bootstrap_documents(base[chosen], candidate[chosen], num_bytes, REPLICATES)
     except ValueError:
         change = float((candidate[chosen].sum() - base[chosen].sum()) / math.log(2) / num_bytes.sum())
-        return change, change, change
-    return -found.gain, -found.high, -found.low
+        return change, change, change, mean
+    return -found.gain, -found.high, -found.low, mean
 
 
 def _interval(low: float, high: float) -> str:

@@ -19,7 +19,8 @@ class BehindReference:
     reference run's over the same steps.
 
     reference: a run directory, best of the same seed, so that both saw the same batches; after_steps: no verdict
-    before. A step that the reference did not reach is not compared. Raises ValueError for impossible numbers.
+    before. A step that the reference did not reach is not compared. Raises ValueError for impossible numbers; `refuse`
+    says before any work that the reference is none.
     """
 
     def __init__(self, *, reference: str, behind_nats: float, after_steps: int, window: int) -> None:
@@ -34,19 +35,26 @@ class BehindReference:
         self._losses: dict[int, float] = {}
         self._behind: deque[tuple[float, float]] = deque(maxlen=window)
 
+    def refuse(self) -> None:
+        """Raise ValueError when the reference is no run with training losses."""
+        self._read()
+
     def begin(self, group: Group) -> None:
         """Read the reference. UserError when it has no training losses."""
         self._behind.clear()
-        if not group.leads:
-            return
+        if group.leads:
+            try:
+                self._losses = self._read()
+            except ValueError as error:
+                raise UserError(f"train.early_stop: {error}") from error
+
+    def _read(self) -> dict[int, float]:
         path = self.reference / "metrics.jsonl"
         if not path.is_file():
-            raise UserError(
-                f"train.early_stop.reference={self.reference} has no metrics.jsonl: give the directory of a run."
-            )
-        self._losses = dict(_losses(path))
-        if not self._losses:
-            raise UserError(f"{path} holds no training step, so there is nothing to stop against.")
+            raise ValueError(f"reference={self.reference} has no metrics.jsonl: give the directory of a run")
+        if not (losses := dict(_losses(path))):
+            raise ValueError(f"{path} holds no training step, so there is nothing to stop against")
+        return losses
 
     def reason(self, step: int, loss: float, group: Group) -> str | None:
         """Why training should end after this step, on every rank alike; None to go on. step: counted from 1; loss: of

@@ -28,7 +28,14 @@ def test_lengths_hold_every_document_once_and_add_up(tmp_path):
     column = table.headers.index("final")
     nats = sum(float(row[column]) * int(row[2].replace(",", "")) for row in table.rows) * math.log(2)
     assert nats == pytest.approx(documents.nats["final"].sum(), rel=1e-4)
-    assert all(float(row[-2]) < 0 for row in table.rows[-2:])  # the final stage is better, most of all on long ones
+    change, mean = table.headers.index("final minus compressed"), table.headers.index("mean over documents")
+    row = table.rows[-2]
+    chosen = (documents.tokens <= int(row[0].split()[-1].replace(",", ""))) & (
+        documents.tokens > int(table.rows[-3][0].split()[-1].replace(",", ""))
+    )
+    each = documents.bpb("final")[chosen] - documents.bpb("post_quant")[chosen]
+    assert float(row[mean]) == pytest.approx(each.mean(), abs=1e-5)
+    assert all(float(row[change]) < 0 for row in table.rows[-2:])  # the final stage is better, most of all on long ones
 
 
 def test_positions_are_read_from_the_summary(tmp_path):
@@ -51,9 +58,29 @@ def test_a_variant_minus_the_first_group_is_paired_by_document(tmp_path):
     assert sum(int(row[2]) for row in table.rows[1:]) == int(table.rows[0][2])
 
 
+def test_the_score_so_far_ends_at_the_score(tmp_path):
+    """In the order of scoring, whichever process did it."""
+    directory = fake_run(tmp_path / "run", bpb=1.25)
+    arrays = dict(np.load(directory / "scores.npz"))
+    arrays["order"] = arrays["order"][::-1].copy()
+    np.savez(directory / "scores.npz", **arrays)
+    run = read_run(directory)
+    table = scores.as_scored(run)
+    assert [row[0] for row in table.rows] == [f"{12 * part}" for part in range(1, 11)]
+    documents = run.documents()
+    last = slice(-12, None)  # the first tenth that was scored
+    bpb = documents.nats["final"][last].sum() / math.log(2) / documents.num_bytes[last].sum()
+    assert float(table.rows[0][table.headers.index("final")]) == pytest.approx(bpb, abs=1e-5)
+    assert float(table.rows[-1][table.headers.index("final")]) == pytest.approx(1.25, abs=1e-5)
+    assert table.rows[-1][2] == "0" and table.rows[0][2] == "2"  # the phases of the fake run follow the text
+    del arrays["order"]
+    np.savez(directory / "scores.npz", **arrays)
+    assert scores.as_scored(read_run(directory)) is None
+
+
 def test_other_documents_are_not_compared(tmp_path):
     (table,) = scores.length_comparison(two_groups(tmp_path, num_documents=60))
-    assert table.rows == [["better", "all", "", "other documents: not comparable", ""]]
+    assert table.rows == [["better", "all", "", "other documents: not comparable", "", ""]]
 
 
 def test_the_gain_of_all_batches_is_that_of_the_whole_text(tmp_path):

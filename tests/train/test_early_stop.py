@@ -60,6 +60,8 @@ def test_impossible_settings_are_refused(tmp_path, changes):
 
 
 def test_a_reference_without_steps_is_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"^reference=.*nothing has no metrics.jsonl: give the directory of a run$"):
+        watch(str(tmp_path / "nothing")).refuse()
     with pytest.raises(UserError, match="give the directory of a run"):
         watch(str(tmp_path / "nothing")).begin(ALONE)
     (tmp_path / "metrics.jsonl").write_text('{"event": "summary"}\n')

@@ -1,6 +1,7 @@
 """A finished run's configuration with some parts changed: what `eval` and `audit` work on."""
 
 import argparse
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from pgolf.errors import ConfigError, UserError
 from pgolf.files import read_json
 
 CHANGEABLE = ("ttt", "quant", "audit", "kernels", "track", "launch", "paths", "force", "allow_targets")
+CHANGEABLE_KEYS = ("model.equilibrium.eval_iterations",)
+"""What a model does otherwise when it is evaluated, with the same weights."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +50,33 @@ def open_sources(run: str, overrides: list[str], options: argparse.Namespace, mu
     if not (directory / "config.json").is_file():
         raise UserError(f"run={run} is not a run directory: it has no config.json. Give the folder that pgolf printed.")
     stored = read_json(directory / "config.json")
-    changed = frozenset(_root(one) for one in overrides)
+    keys = {_key(one) for one in overrides if _key(one) in CHANGEABLE_KEYS}
+    changed = frozenset(_root(one) for one in overrides if _key(one) not in keys)
     fixed = sorted(changed - set(CHANGEABLE))
     if fixed:
-        raise ConfigError(
-            [f"{key} (command line): a finished run keeps it; only {', '.join(CHANGEABLE)} can change" for key in fixed]
-        )
+        free = ", ".join((*CHANGEABLE, *CHANGEABLE_KEYS))
+        raise ConfigError([f"{key} (command line): a finished run keeps it; only {free} can change" for key in fixed])
     if any(_key(one).replace("/", ".").startswith("quant.qat") for one in overrides):
         raise ConfigError(["quant.qat (command line): a finished run was trained with or without it, that stays"])
     composed_jobs = composed(_merged(_stored_overrides(directory), overrides), options, multirun)
-    jobs = [replace(job, config=_with_parts(stored, job, changed), directory=directory) for job in composed_jobs]
-    check.require_valid(jobs)
+    jobs = [replace(job, config=_with_parts(stored, job, changed, keys), directory=directory) for job in composed_jobs]
+    check.require_valid(jobs, all_read=False)  # what was typed for training may be nothing to a score
     # what a job chose is at the end of its overrides, behind those of the run
     return [
         Source(directory, job.config, job.overrides[len(job.overrides) - len(overrides) :], changed) for job in jobs
     ]
 
 
-def _with_parts(stored: dict[str, Any], job: Job, changed: frozenset[str]) -> dict[str, Any]:
-    """The run's configuration with the parts of the job that were changed, and without what only training knows."""
-    config = {**stored, **{key: job.config[key] for key in changed & job.config.keys()}}
+def _with_parts(stored: dict[str, Any], job: Job, changed: frozenset[str], keys: set[str]) -> dict[str, Any]:
+    """The run's configuration with the parts and single keys of the job that were changed, and without what only
+    training knows."""
+    config = {**copy.deepcopy(stored), **{key: job.config[key] for key in changed & job.config.keys()}}
+    for key in keys:
+        *parents, last = key.split(".")
+        node, found = config, job.config
+        for parent in parents:
+            node, found = node[parent], found[parent]
+        node[last] = found[last]
     if isinstance(config["quant"], dict):
         config["quant"] = {key: node for key, node in config["quant"].items() if key != "qat"}
     if not Path(config["paths"]["data"]).is_dir() and "paths" in job.config:
