@@ -25,7 +25,6 @@ from pgolf.model.gpt import GPT
 from pgolf.model.roles import stream
 from pgolf.optim.schedule import Position
 from pgolf.optim.tripwire import counted_steps
-from pgolf.run import REHEARSED_PARAMETERS
 from pgolf.score.scorer import Scorer
 from pgolf.train.clock import BudgetClock
 from pgolf.ttt.fixed import Chunked, Sliding
@@ -33,6 +32,8 @@ from pgolf.ttt.strategy import Bench
 from pgolf.workshop import Recipe
 
 STEPS = 8
+LARGEST = 4_000_000
+"""Parameters of a model that takes a few steps on a CPU in seconds."""
 SHARDS, SHARD_TOKENS, DOCUMENT_TOKENS = 3, 16_384, 300
 DOCUMENTS, SCORED_TOKENS = 3, 70
 
@@ -56,7 +57,7 @@ class Story:
     def lines(self) -> list[str]:
         """The story for people."""
         if not self.steps:
-            return [*self.problems(), f"more than {REHEARSED_PARAMETERS:,} parameters: no short training here"]
+            return [*self.problems(), f"more than {LARGEST:,} parameters: no short training here"]
         seen = "; ".join(self.fired) or "no event"
         scoring = f"optimiser steps while scoring: {self.adapted}" + (", as there should be" if self._quiet() else "")
         return [f"in {self.steps} steps: {seen}", scoring, *self.problems()]
@@ -77,7 +78,7 @@ def story(recipe: Recipe) -> Story:
     with torch.device("meta"):
         sketch = recipe.model(recipe.data.vocab_size, recipe.seed)
     never = _never(recipe, list(sketch.plans))
-    if sum(parameter.numel() for parameter in sketch.parameters()) > REHEARSED_PARAMETERS:
+    if sum(parameter.numel() for parameter in sketch.parameters()) > LARGEST:
         return Story(never)
     attention = select("sdpa", torch.device("cpu"))[1]
     with tempfile.TemporaryDirectory() as workplace:

@@ -16,6 +16,7 @@ class Recipe:
     name: str
     seed: int
     kernels: str
+    fused: str | list[str]
     data_root: Path
     data: Any
     model: Any
