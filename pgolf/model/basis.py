@@ -1,4 +1,5 @@
-"""Linear maps that are not one matrix of free elements: two thin factors, with or without a frozen random basis.
+"""Linear maps that are not one matrix of free elements: two thin factors, with or without a frozen random basis, and
+orthogonal matrices.
 
 A basis is drawn from (seed, its name) wherever the model is made, and costs no byte of an artifact. What is trained,
 quantised and calibrated are matrices of `Linear`s, so optimisers, schemes and rules by name find them as any other:
@@ -10,10 +11,12 @@ import math
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from pgolf.model.roles import Init, Linear, Part, constant, normal, orthogonal
+from pgolf.model.roles import Orthogonal as OrthogonalInit
 
 if TYPE_CHECKING:
     from pgolf.model.gpt import GPT
@@ -62,23 +65,59 @@ class InRandomRows(Part):
         return self.up(linear(x, self.basis.to(x.dtype)))
 
 
-class _Replacing:
-    """Weight matrices are made otherwise: those of the linear maps whose name (`blocks.3.mlp.fc`, `blocks.3.attn.c_q`)
-    matches one of `patterns`, as file names do.
+class OrthogonalLinear(Linear):
+    """y = g x O^T, O [out, in] the orthogonal factor of `weight`: all singular values of the map are |g|.
 
-    Raises ValueError for a rank below 1.
+    `gain` [1] is learned; its start is 1, or 0 towards the residual stream. cap: g is cap tanh(gain / cap), so that no
+    singular value reaches cap; None: g is gain.
     """
 
-    frozen = True
+    gain: nn.Parameter
 
-    def __init__(self, *, rank: int, patterns: list[str]) -> None:
-        if rank < 1:
-            raise ValueError(f"basis.rank={rank} must be at least 1")
-        self.rank, self.patterns = rank, patterns
+    def __init__(self, in_features: int, out_features: int, cap: float | None, gain: float) -> None:
+        super().__init__(in_features, out_features, "matrix", orthogonal())
+        self.cap = cap
+        self.declare("gain", (1,), "scalar", constant(gain))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        gain = self.gain if self.cap is None else self.cap * torch.tanh(self.gain / self.cap)
+        return linear(x, (gain * orthogonal_factor(self.weight)).to(x.dtype))
+
+
+ITERATIONS = 20
+
+
+def orthogonal_factor(weight: Tensor) -> Tensor:
+    """U V^T of weight = U S V^T, fp32 [rows, cols], by 20 steps X <- 1.5 X - 0.5 X X^T X; right to rounding where S
+    spans less than three orders of magnitude.
+
+    The steps begin with no singular value above 1, by the bound |(W W^T)^4|^(1/8), which is at most rank^(1/16) times
+    the largest. (Published: three power iterations from a vector of ones, which can miss it.)
+    """
+    with torch.autocast(weight.device.type, enabled=False):
+        x = weight.float() if weight.shape[0] <= weight.shape[1] else weight.float().T
+        gram = (x @ x.T).detach()
+        total = gram.trace().clamp_min(torch.finfo(torch.float32).tiny)
+        fourth = torch.linalg.matrix_power(gram / total, 4)
+        x = x / (total.sqrt() * torch.linalg.matrix_norm(fourth) ** 0.125)
+        for _ in range(ITERATIONS):
+            x = 1.5 * x - 0.5 * (x @ x.T) @ x
+    return x if weight.shape[0] <= weight.shape[1] else x.T
+
+
+class _Replacing:
+    """Weight matrices are made otherwise: those of the linear maps whose name (`blocks.3.mlp.fc`, `blocks.3.attn.c_q`)
+    matches one of `patterns`, as file names do."""
+
+    frozen = False
+
+    def __init__(self, *, patterns: list[str]) -> None:
+        self.patterns = patterns
 
     def fit(self, model: "GPT") -> None:
-        """Replace the linear maps that match. ValueError when none does, when the factors of one would have as many
-        elements as its matrix, and for frozen maps of repeated visits, which could not begin as copies of others."""
+        """Replace the linear maps that match. ValueError when none does, when what replaces one does not fit it, and
+        for frozen maps of repeated visits, which could not begin as copies of others."""
         found = [
             (name, module)
             for name, module in model.named_modules()
@@ -95,12 +134,7 @@ class _Replacing:
                 raise ValueError("basis: the frozen part of a repeated visit is its own, so repeat_mlp has to be none")
             out_features, in_features = module.weight.shape
             made = self.make(in_features, out_features, module.inits["weight"])
-            trained = sum(parameter.numel() for parameter in made.parameters())
-            if trained >= module.weight.numel():
-                raise ValueError(
-                    f"basis.rank={self.rank}: {name} would have {trained:,} elements in place of "
-                    f"{module.weight.numel():,}; lower it, or leave that map out of basis.patterns"
-                )
+            self.check(name, module, made)
             parent, _, local = name.rpartition(".")
             setattr(model.get_submodule(parent), local, made)
 
@@ -108,8 +142,51 @@ class _Replacing:
         """What replaces a matrix [out_features, in_features] that would have begun as `begun`."""
         raise NotImplementedError(f"{type(self).__name__} replaces no matrix")
 
+    def check(self, name: str, replaced: Linear, made: nn.Module) -> None:
+        """ValueError when `made` should not replace the map `name`."""
 
-class LowRank(_Replacing):
+
+class Orthogonal(_Replacing):
+    """Orthogonal matrices times a learned factor, see `OrthogonalLinear` (orthogonal banks and spectral caps of
+    jzmyres' fork). The parameter that they are made of is what is quantised, so the loaded matrices are orthogonal too.
+
+    Every forward makes them anew, some 20 products of a matrix with itself for each, which the figures for operations
+    leave out. Raises ValueError for a cap that is not positive.
+    """
+
+    def __init__(self, *, patterns: list[str], cap: float | None) -> None:
+        super().__init__(patterns=patterns)
+        if cap is not None and not cap > 0.0:
+            raise ValueError(f"basis.cap={cap} must be positive, or null for none")
+        self.cap = cap
+
+    def make(self, in_features: int, out_features: int, begun: Init) -> OrthogonalLinear:
+        """An orthogonal matrix; a factor of zero stands for a matrix that would begin at zero."""
+        return OrthogonalLinear(in_features, out_features, self.cap, 1.0 if isinstance(begun, OrthogonalInit) else 0.0)
+
+
+class _Narrow(_Replacing):
+    """Factors of `rank` take the place of matrices. Raises ValueError for a rank below 1."""
+
+    frozen = True
+
+    def __init__(self, *, rank: int, patterns: list[str]) -> None:
+        super().__init__(patterns=patterns)
+        if rank < 1:
+            raise ValueError(f"basis.rank={rank} must be at least 1")
+        self.rank = rank
+
+    def check(self, name: str, replaced: Linear, made: nn.Module) -> None:
+        """ValueError when the factors have as many elements as the matrix."""
+        trained, whole = sum(parameter.numel() for parameter in made.parameters()), replaced.weight.numel()
+        if trained >= whole:
+            raise ValueError(
+                f"basis.rank={self.rank}: {name} would have {trained:,} elements in place of {whole:,}; lower it, or "
+                "leave that map out of basis.patterns"
+            )
+
+
+class LowRank(_Narrow):
     """Two trained factors: x A B, A orthogonal, B as the whole matrix would begin: orthogonal, or zero towards the
     residual stream (Itssshikhar's fork, rank 128 in 15 layers instead of 9)."""
 
@@ -120,7 +197,7 @@ class LowRank(_Replacing):
         return LowRankLinear(in_features, out_features, self.rank, orthogonal(), begun)
 
 
-class RandomPlusLowRank(_Replacing):
+class RandomPlusLowRank(_Narrow):
     """A frozen matrix and two trained factors: x W^T + x A B with W ~ N(0, 1 / in), A ~ N(0, 0.01^2), B = 0, so that
     also what is written to the residual stream begins as random (2026-04-30, Random_Linear_Adapter)."""
 
@@ -130,7 +207,7 @@ class RandomPlusLowRank(_Replacing):
         return FrozenPlusLowRank(in_features, out_features, self.rank, frozen, normal(0.01), constant(0.0))
 
 
-class RandomRows(_Replacing):
+class RandomRows(_Narrow):
     """Coefficients over r frozen random rows: C R with R ~ N(0, 1 / in), C as the whole matrix would begin."""
 
     def make(self, in_features: int, out_features: int, begun: Init) -> InRandomRows:

@@ -5,15 +5,18 @@ from functools import partial
 import pytest
 import torch
 
-from pgolf.model.basis import LowRank, RandomPlusLowRank, RandomRows
+from pgolf.model.basis import LowRank, Orthogonal, RandomPlusLowRank, RandomRows, orthogonal_factor
 from pgolf.model.context import Context
 from pgolf.model.flops import flops_per_token
 from pgolf.model.mlp import SwiGLU
 from pgolf.model.repeats import OwnDown, OwnMlp
 from pgolf.model.roles import parameter_roles
+from pgolf.train.diagnostics.liveness import dead_parameters
 from pgolf.ttt.lora import BatchedLora, LoraSettings
 from tests.model.test_flops import counted, no_attention
 from tests.support import tiny_model
+from tests.train.diagnostics.test_liveness import losing
+from tests.train.small import optimisers
 
 MLPS = {"rank": 6, "patterns": ["blocks.*.mlp.*"]}
 KINDS = [LowRank, RandomPlusLowRank, RandomRows]
@@ -131,3 +134,43 @@ def test_a_rank_that_saves_nothing_is_refused():
         tiny_model(basis=LowRank(rank=22, patterns=["blocks.*.mlp.fc"]))
     with pytest.raises(ValueError, match="at least 1"):
         LowRank(rank=0, patterns=["*"])
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16)])
+def test_the_orthogonal_factor_is_that_of_the_singular_value_decomposition(shape):
+    weight = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 7).requires_grad_()
+    left, _, right = torch.linalg.svd(weight.detach(), full_matrices=False)
+    factor = orthogonal_factor(weight)
+    torch.testing.assert_close(factor, left @ right, rtol=0, atol=1e-4)
+    factor.square().sum().backward()
+    assert weight.grad.abs().max() < 1e-4  # the sum of squared singular values cannot move
+
+
+def test_orthogonal_maps_have_one_singular_value_which_a_cap_bounds():
+    mlps = {"patterns": ["blocks.*.mlp.*"]}
+    model, plain = tiny_model(basis=Orthogonal(**mlps, cap=None)), tiny_model()
+    assert [part.gain.item() for part in (model.blocks[0].mlp.fc, model.blocks[0].mlp.proj)] == [1.0, 0.0]
+    state = plain.state_dict()
+    torch.testing.assert_close(model(TOKENS), plain(TOKENS), rtol=1e-3, atol=1e-3)  # it begins as the plain model
+    assert torch.equal(model.blocks[0].mlp.fc.weight, state["blocks.0.mlp.fc.weight"])
+    model = tiny_model(scramble=0.3, basis=Orthogonal(**mlps, cap=2.0))
+    for block in model.blocks:
+        for part in (block.mlp.fc, block.mlp.proj):
+            with torch.no_grad():
+                part.gain.fill_(9.0)
+            effective = part(torch.eye(part.weight.shape[1])).T
+            expected = 2.0 * torch.tanh(torch.tensor(4.5))
+            torch.testing.assert_close(torch.linalg.svdvals(effective), expected.expand(min(effective.shape)))
+    assert not model.blocks[0].mlp.fusable
+    assert model.calibration_sites()["blocks.0.mlp.fc.weight"] is model.blocks[0].mlp.fc
+    learning = tiny_model(scramble=0.3, basis=Orthogonal(**mlps, cap=None))
+    assert dead_parameters(learning, optimisers(learning), losing(learning)) == []
+    with pytest.raises(ValueError, match="basis.cap"):
+        Orthogonal(**mlps, cap=0.0)
+
+
+def test_a_model_with_orthogonal_maps_is_one_graph():
+    model = tiny_model(scramble=0.2, num_layers=1, num_loops=0, basis=Orthogonal(patterns=["*.mlp.*"], cap=2.0))
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda tokens, context: model(tokens, context), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(TOKENS, Context()), model(TOKENS), rtol=1e-4, atol=1e-4)
