@@ -90,7 +90,8 @@ def test_a_kernel_that_gives_no_number_or_dies_is_not_used(monkeypatch):
 
 
 def probed(prelude: str) -> str:
-    script = f"{prelude}\nimport torch\nfrom pgolf.kernels.fused.choice import probe\nprint(probe('mlp', torch.device('cpu')))"
+    program = "import torch; from pgolf.kernels.fused.choice import probe; print(probe('mlp', torch.device('cpu')))"
+    script = f"{prelude}\n{program}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 

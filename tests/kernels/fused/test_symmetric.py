@@ -9,7 +9,7 @@ from pgolf.optim.newton_schulz import orthogonalise, orthogonalise_by_gram
 from tests.kernels.fused.cases import agree, module, randn
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     count=st.integers(1, 3),
     rows=st.integers(1, 75),
