@@ -1,13 +1,17 @@
 """Test-time training: what learns when, from what, and what the options change."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from pgolf.console import Silent
+from pgolf.distributed import Group
 from pgolf.kernels.attend import sdpa
+from pgolf.model.bigram import Bigram
+from pgolf.model.smear import ConvexSmear
 from pgolf.score.ledger import EVERY_TOKEN
 from pgolf.ttt.batches import document_batches
 from pgolf.ttt.global_sgd import GlobalSGD
@@ -162,6 +166,33 @@ def test_a_step_is_sgd_on_the_mean_loss_with_the_boundaries_named(boundaries):
                 parameter -= 0.1 * parameter.grad
     for name, parameter in expected.named_parameters():
         torch.testing.assert_close(trained.get_parameter(name), parameter, rtol=1e-4, atol=1e-6)
+
+
+class Recorder(Group):
+    """A process that keeps its gradients to itself."""
+
+    def mean_(self, tensors):
+        self.gradients = [tensor.clone() for tensor in tensors]
+
+
+@pytest.mark.parametrize("primes", [None, [36313, 27191], [36313, 27191, 51497]])
+@pytest.mark.parametrize("bos_id", [None, 1])
+def test_rows_read_what_stands_before_them_whichever_process_has_them(primes, bos_id):
+    """A smear reads the token before a row, and that token's pair or triple those before it."""
+    pairs = {"hash": "xor", "buckets": 32, "dim": 4, "first": "reserved", "table_std": 0.3, "projection_gain": 1.0}
+    bigram = Bigram(**pairs, primes=primes, bos_id=bos_id, scale=None) if primes else None
+    smear = partial(ConvexSmear, weighs="previous", start=0.0, after_norm=True, bos_id=bos_id)
+    sgd = GlobalSGD(lr=0.1, momentum=0.0, chunk_tokens=24, sequence_tokens=4, epochs=1, clip_norm=None, rows_per_step=6)
+    tokens = torch.randint(4, 64, (25,), generator=torch.Generator().manual_seed(0))
+
+    def gradients(rank, world_size):
+        model = tiny_model(scramble=0.3, bigram=bigram, smear=smear)
+        group = Recorder(rank, world_size, torch.device("cpu"))
+        sgd.train(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.1, tokens, group, sdpa)
+        return group.gradients
+
+    for alone, *parts in zip(gradients(0, 1), *(gradients(rank, 3) for rank in range(3)), strict=True):
+        torch.testing.assert_close(sum(parts) / 3, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_steps_of_several_rows_and_rows_that_do_not_fill_a_chunk():
