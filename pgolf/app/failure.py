@@ -89,7 +89,9 @@ def _notes(directory: Path) -> list[Failure]:
 
 
 def sentence(failure: Failure, directory: Path, world_size: int) -> str:
-    """What to show: the rank when there are several, the log when there is a traceback."""
-    who = f"rank {failure.rank}: " if world_size > 1 else ""
+    """What to show: the rank when there are several and not all of them say the same, the log when there is a
+    traceback."""
+    shared = sum(note.sentence == failure.sentence for note in _notes(directory)) > 1
+    who = f"rank {failure.rank}: " if world_size > 1 and not shared else ""
     where = f" (traceback in {directory / 'train.log'})" if failure.crash else ""
     return f"{who}{failure.sentence}{where}"

@@ -49,8 +49,8 @@ def learned(run: Run, path: Path) -> Path | None:
     events = learned_events(run)
     series: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for event in events:
-        for kind, rows in means(event["values"]).items():
-            for row, value in rows.items():
+        for kind, latest in means(event["values"]).items():
+            for row, value in latest.items():
                 series.setdefault(kind, {}).setdefault(row, []).append((event["step"], value))
     if len(events) < 2 or not series:
         return None
@@ -63,7 +63,8 @@ def learned(run: Run, path: Path) -> Path | None:
         for number, (row, points) in enumerate(rows.items()):
             shade = COLOURS[0] if len(rows) == 1 else colormaps[SHADES](0.92 * number / (len(rows) - 1))
             edge = row if number in (0, len(rows) - 1) else None
-            axes.plot(*zip(*points, strict=True), color=shade, linewidth=1.3, label=edge)
+            steps, values = [step for step, _ in points], [value for _, value in points]
+            axes.plot(steps, values, color=shade, linewidth=1.3, label=edge)
         for step in marks:
             axes.axvline(step, color=GREY, linestyle=":", linewidth=1.4)
         axes.set_title(kind, fontsize=9.5, loc="left", fontweight="bold")

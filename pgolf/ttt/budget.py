@@ -34,6 +34,12 @@ class Budget:
         self._why = OUT_OF_TIME
         self.done = 0.0
 
+    @property
+    def title(self) -> str:
+        """What progress is shown under: on several processes it is that of the first one's part."""
+        world_size = self._scorer.group.world_size
+        return self._bench.title + (f" (the first of {world_size} processes)" if world_size > 1 else "")
+
     def spent(self) -> bool:
         """Whether to end here. Says once, early, how long all of it will take."""
         asked_here = self._why == INTERRUPTED or self._bench.asked()

@@ -95,7 +95,7 @@ class Chunked:
         def forward(batch: list[Window]) -> Tensor:
             return packed_log_probs(model, scorer, batch, bench.attention)
 
-        with bench.console.task(bench.title, sum(window.length for window in windows)) as task:
+        with bench.console.task(budget.title, sum(window.length for window in windows)) as task:
             if not score_batches(scorer, mine, forward, task, budget):
                 budget.stop()
 

@@ -116,7 +116,7 @@ class Phased:
         work = [sum(window.width for windows in self._windows(scorer, batch) for window in windows) for batch in queue]
         budget = Budget(self.max_seconds, sum(work), scorer, bench)
         model.requires_grad_(False)
-        with bench.console.task(bench.title, sum(length - 1 for length in lengths)) as task:
+        with bench.console.task(budget.title, sum(length - 1 for length in lengths)) as task:
             for position, batch in enumerate(queue):
                 chain = position % dealt
                 behind = group.world_size - position % group.world_size  # batches of this round that are not counted

@@ -78,7 +78,7 @@ class ScoreFirstSGD:
         budget = Budget(self.max_seconds, sum(w.width for windows in chunks for w in windows), scorer, bench)
         optimizer = torch.optim.SGD(model.parameters(), lr=self.sgd.lr, momentum=self.sgd.momentum)
         model.requires_grad_(False)
-        with bench.console.task(bench.title, text_end - 1) as task:
+        with bench.console.task(budget.title, text_end - 1) as task:
             for index, windows in enumerate(chunks):
                 if self.documents == "joined":
                     scorer.open(min(w.score_start for w in windows), max(w.score_end for w in windows))

@@ -24,7 +24,7 @@ def score_windows(
     """`walk` over all windows of a strategy whose weights stay, with progress over this process's part."""
     total = -(-sum(window.length for window in windows) // scorer.group.world_size)
     budget = Budget(max_seconds, sum(window.width for window in windows), scorer, bench)
-    with bench.console.task(bench.title, total) as task:
+    with bench.console.task(budget.title, total) as task:
         if not walk(model, scorer, windows, rows, bench, task, budget, opened=opened):
             budget.stop()
 

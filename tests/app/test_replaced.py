@@ -11,6 +11,8 @@ from tests.app.test_refusals import only, problems
 PLAIN = "_target_: pgolf.fakes.Audit\nprobes: 1\n"  # a part that takes none of what others take
 MINE = """\
 # @package _global_
+defaults:
+  - override /model/attention/gate: sparse
 ttt:
   phases: 7
 model:

@@ -4,9 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from pgolf.distributed import Group
 from pgolf.score.ledger import EVERY_TOKEN
-from pgolf.ttt.budget import INTERRUPTED, OUT_OF_TIME
+from pgolf.score.scorer import Scorer
+from pgolf.ttt.budget import INTERRUPTED, OUT_OF_TIME, Budget
 from pgolf.ttt.fixed import Chunked, Sliding
 from tests.support import documents
 from tests.ttt.strategies import BENCH, phased, run
@@ -95,3 +98,9 @@ def test_a_limit_must_be_a_time():
     for made in FIXED:
         with pytest.raises(ValueError, match=r"ttt.max_seconds=0 must be above 0"):
             made(max_seconds=0)
+
+
+@pytest.mark.parametrize(("processes", "title"), [(1, "final"), (2, "final (the first of 2 processes)")])
+def test_progress_says_whose_it_is(processes, title):
+    scorer = Scorer(documents(LENGTHS), Group(0, processes, torch.device("cpu")))
+    assert Budget(None, 1.0, scorer, replace(BENCH, title="final")).title == title
