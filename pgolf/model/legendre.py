@@ -4,7 +4,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from pgolf.model.roles import Init, Linear, Orthogonal, Part, constant, normal
@@ -19,8 +18,8 @@ DECAY = 0.5  # of the deviation of the coefficients' initial values, from one to
 class Series(Part):
     """W_l = s_l sum_k P_k(t_l) C_k for the layers of a group, t_l = -1 .. 1 in equal steps (LegendreGPT, 2026-03-31).
 
-    c0, c1, ... [out_features, in_features] are drawn from N(0, 0.25^k / out_features), or start as `init` says where
-    the matrices of single layers do not start orthogonal (at zero, that is). scale [layers] holds s, from 1.
+    c0.weight, c1.weight, ... [out_features, in_features] are drawn from N(0, 0.25^k / out_features), or start as `init`
+    says where the matrices of single layers do not start orthogonal (at zero, that is). scale [layers] holds s, from 1.
     """
 
     scale: nn.Parameter
@@ -30,18 +29,27 @@ class Series(Part):
         self.shape, self.terms = shape, terms
         for term in range(terms):
             drawn = normal(DECAY**term / math.sqrt(shape[0])) if isinstance(init, Orthogonal) else init
-            self.declare(f"c{term}", shape, "matrix", drawn)
+            self.add_module(f"c{term}", Linear(shape[1], shape[0], "matrix", drawn))
         self.declare("scale", (layers,), "scalar", constant(1.0))
         places = np.linspace(-1.0, 1.0, layers)
         self.factors = np.polynomial.legendre.legvander(places, terms - 1).tolist()  # [layers][terms]: P_k(t_l)
 
+    @property
+    def coefficients(self) -> list[Linear]:
+        """C_0, C_1, ..."""
+        return [self.get_submodule(f"c{term}") for term in range(self.terms)]  # type: ignore[misc]
+
     def matrix(self, layer: int) -> Tensor:
         """W of the group's layer with this index, fp32 [out_features, in_features]."""
-        first, *others = self.factors[layer]
-        total = first * self.get_parameter("c0")
-        for term, factor in enumerate(others, start=1):
-            total = torch.add(total, self.get_parameter(f"c{term}"), alpha=factor)
-        return self.scale[layer] * total
+        pairs = zip(self.factors[layer], self.coefficients, strict=True)
+        return self.scale[layer] * sum(factor * one.weight for factor, one in pairs)
+
+    def listen(self, x: Tensor, layer: int) -> None:
+        """Show x [..., in_features] to the coefficients that something listens to, times what the layer multiplies each
+        with: so a Hessian adds up over the layers of the group as the error of one coefficient does."""
+        for factor, one in zip(self.factors[layer], self.coefficients, strict=True):
+            if one._forward_pre_hooks:
+                one(self.scale[layer].to(x.dtype) * factor * x)
 
 
 class SeriesLinear(nn.Module):
@@ -58,7 +66,9 @@ class SeriesLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
-        return nn.functional.linear(x, self._series[0].matrix(self._layer).to(x.dtype))
+        series = self._series[0]
+        series.listen(x, self._layer)
+        return nn.functional.linear(x, series.matrix(self._layer).to(x.dtype))
 
 
 class Legendre:
@@ -67,7 +77,7 @@ class Legendre:
     groups: [first, last] layer of each, inclusive; layers in none keep their matrices. attention_terms, mlp_terms: C_k
     of each matrix, which is what the artifact holds for all layers of the group. Published: two groups of eleven
     between a first and a last layer of their own, 6 and 3 terms, without U-Net skips, and learning rates 1.1^k for C_k,
-    which are one rate here. Coefficients read no single input, so they are quantised without calibration.
+    which are one rate here.
 
     Raises ValueError for groups that are none, that overlap or save nothing, and for blocks whose matrices differ.
     """

@@ -12,6 +12,7 @@ from pgolf.model.legendre import Legendre, Series
 from pgolf.model.plan import Depth
 from pgolf.model.repeats import OwnMlp
 from pgolf.model.roles import constant, initialise, orthogonal, parameter_roles
+from pgolf.quant.hessian import HessianCollector
 from pgolf.ttt.lora import BatchedLora, LoraSettings
 from tests.support import tiny_model
 
@@ -35,7 +36,7 @@ def test_a_matrix_is_its_legendre_series():
         series.scale.copy_(torch.tensor([1.0, 2.0, 0.5, -1.0, 3.0]))
     for layer, t in enumerate((-1.0, -0.5, 0.0, 0.5, 1.0)):
         weights = (1.0, t, (3 * t**2 - 1) / 2, (5 * t**3 - 3 * t) / 2)
-        expected = sum(weight * series.get_parameter(f"c{term}") for term, weight in enumerate(weights))
+        expected = sum(weight * series.get_parameter(f"c{term}.weight") for term, weight in enumerate(weights))
         torch.testing.assert_close(series.matrix(layer), series.scale[layer] * expected)
 
 
@@ -43,12 +44,15 @@ def test_coefficients_begin_smaller_from_term_to_term_and_output_projections_at_
     series = Series((400, 300), 9, 3, orthogonal())
     initialise(series, 0)
     for term in range(3):
-        assert float(series.get_parameter(f"c{term}").detach().std()) == pytest.approx(0.5**term / 20, rel=0.02)
+        assert float(series.get_parameter(f"c{term}.weight").detach().std()) == pytest.approx(0.5**term / 20, rel=0.02)
     model = model_of(shared(), scramble=0.0)
     zeros = [name for name, value in model.series.named_parameters() if not value.any()]
-    assert zeros == ["0_3.attn_proj.c0", "0_3.attn_proj.c1", "0_3.attn_proj.c2", "0_3.mlp_proj.c0", "0_3.mlp_proj.c1"]
+    assert zeros == [
+        *(f"0_3.attn_proj.c{term}.weight" for term in range(3)),
+        *(f"0_3.mlp_proj.c{term}.weight" for term in range(2)),
+    ]
     model.logits(model(TOKENS)).square().mean().backward()
-    assert model.series["0_3"]["mlp_proj"].c1.grad.any()  # a zero product whose other factor is not
+    assert model.series["0_3"]["mlp_proj"].c1.weight.grad.any()  # a zero product whose other factor is not
 
 
 def with_matrices(model):
@@ -80,21 +84,35 @@ def test_the_artifact_holds_the_coefficients_alone():
     model, plain = model_of(shared(), scramble=0.0), model_of(None, scramble=0.0)
     names = set(model.state_dict())
     assert not any(name.startswith(("blocks.0.attn.c_q", "blocks.3.mlp.fc")) for name in names)
-    assert "blocks.4.mlp.fc.weight" in names and parameter_roles(model)["series.0_3.mlp_fc.c1"] == "matrix"
+    assert "blocks.4.mlp.fc.weight" in names and parameter_roles(model)["series.0_3.mlp_fc.c1.weight"] == "matrix"
     for name in names & set(plain.state_dict()):
         assert torch.equal(model.state_dict()[name], plain.state_dict()[name])
     attention, mlp = (2 * 32 * 32 + 2 * 32 * 16), 2 * 32 * 64
     saved = sum(p.numel() for p in plain.parameters()) - sum(p.numel() for p in model.parameters())
     assert saved == (4 - 3) * attention + (4 - 2) * mlp - 4 * 6
-    sites = model.calibration_sites()
-    assert not any(name.startswith("series.") for name in sites) and "blocks.4.attn.c_v.weight" in sites
+    assert {name for name, role in parameter_roles(model).items() if role == "matrix"} <= set(model.calibration_sites())
+
+
+def test_hessians_of_coefficients_add_up_over_the_layers_of_the_group():
+    model = model_of(shared())
+    name = "series.0_3.mlp_fc.c1.weight"
+    seen = []
+    for layer in range(4):
+        model.blocks[layer].mlp.fc.register_forward_pre_hook(
+            lambda module, inputs: seen.append(inputs[0].flatten(0, 1))
+        )
+    with torch.no_grad(), HessianCollector({name: model.calibration_sites()[name]}) as collector:
+        model(TOKENS)
+    scale, places = model.series["0_3"]["mlp_fc"].scale.detach(), torch.linspace(-1, 1, 4)
+    expected = sum((scale[layer] * places[layer]) ** 2 * x.T @ x for layer, x in enumerate(seen))
+    torch.testing.assert_close(collector.result(1)[name].hessian, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_copies_are_independent_and_load():
     model = model_of(shared())
     other = copy.deepcopy(model)
     with torch.no_grad():
-        other.series["0_3"]["mlp_fc"].c0.mul_(2.0)
+        other.series["0_3"]["mlp_fc"].c0.weight.mul_(2.0)
     assert not torch.allclose(model(TOKENS), other(TOKENS))
     other.load_state_dict(model.state_dict())
     assert torch.equal(model(TOKENS), other(TOKENS))
