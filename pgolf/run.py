@@ -231,6 +231,7 @@ def _train(shop: Workshop) -> dict[str, Any]:
         "looped_at": progress.looped_at,
         "rounded_at": progress.rounded_at,
         "fused": list(shop.fused.names),
+        "recompiles": progress.recompiles,
         "turns": progress.turns,
         "never_happened": progress.missed,
         "dead_parameters": progress.dead,

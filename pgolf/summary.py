@@ -9,7 +9,7 @@ from pgolf.workshop import Workshop
 SCORED_STAGES = ("pre_quant", "post_quant", "final")
 OF_TRAINING = (
     *("steps", "tokens", "seconds", "data_seconds", "looped_at", "rounded_at"),
-    *("turns", "never_happened", "dead_parameters"),
+    *("turns", "never_happened", "dead_parameters", "recompiles"),
 )
 TRAIN_LIMIT_SECONDS = SCORE_LIMIT_SECONDS = 600.0
 

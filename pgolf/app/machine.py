@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
@@ -23,6 +24,17 @@ def prepare_process() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def keep_compiled(code_hash: str) -> Path:
+    """Let torch.compile and triton keep what they make in a folder for this code, which later runs of the same code
+    find warm; gives it. What the user has set (TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR) is kept. Nothing is compiled,
+    and no folder made, unless a run does compile."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "pgolf" / "compiled" / code_hash[:16]
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
+    return folder
 
 
 def leave(status: int) -> NoReturn:

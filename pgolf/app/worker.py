@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgolf.app import build, failure, signals
-from pgolf.app.machine import leave, prepare_process
+from pgolf.app.machine import keep_compiled, leave, prepare_process
 from pgolf.app.tracking import NoTracker
 from pgolf.console import Console, Silent
 from pgolf.files import read_json
@@ -25,6 +25,7 @@ def work(directory: Path, group: "Group", console: Console) -> dict[str, Any]:
 
     config, identity = read_json(directory / "config.json"), read_json(directory / "run.json")
     identity |= {"world_size": group.world_size, "device": str(group.device)}
+    keep_compiled(identity["code_hash"])
     recipe = build.recipe(config)
     tracker = build.build(config["track"], "track") if group.leads else NoTracker()
     tracker.start(directory, identity, config, console)

@@ -32,6 +32,7 @@ from pgolf.train.early_stop import BehindReference
 from pgolf.train.fusing import put_to_use
 from pgolf.train.loss.forward import Loss, loss_of
 from pgolf.train.loss.objective import Given, Objective, Running, TokenBytes, attach, shed
+from pgolf.train.recompiles import Recompiles
 from pgolf.train.refusals import batch_sizes, refuse_impossible, sequence_lengths
 from pgolf.train.rounding import Rounding, Switch, planned, refuse_few_steps
 from pgolf.train.state import Progress, Session
@@ -170,12 +171,14 @@ class Trainer:
         steps.resume()
         if self.early_stop is not None:
             self.early_stop.begin(group)
+        recompiles = Recompiles(progress, console, log)
         with loader:
             with interrupts.deferred() as asked, clock.phase("train"), console.task("train", self.max_steps) as task:
                 while (moment := steps.between(asked(), self.checkpoint_seconds)) is not None:
                     if validate is not None and self.validate_every and progress.step % self.validate_every == 0:
                         steps.validate(validate)
                     loss_now = steps.one(moment)
+                    recompiles.look()
                     if self.early_stop is not None and (why := self.early_stop.reason(progress.step, loss_now, group)):
                         raise steps.given_up(why)
                     speed = progress.tokens / max(clock.elapsed("train"), 1e-9)

@@ -32,8 +32,8 @@ class Progress:
     """Where training stands. data_seconds: how long it has waited for batches; sequence_tokens: of the present stage,
     which began at the step changed_at (None: the first); rounded_at: the first step with rounded weights (None: none so
     far); turns: the events of the schedules so far; missed: at the end, a sentence for each that never came; dead:
-    parameters that do not learn; undecided: those of which that is not known yet (None: all). Lists are replaced and
-    never changed: a checkpoint may hold them."""
+    parameters that do not learn; undecided: those of which that is not known yet (None: all); recompiles: graphs that
+    the compiler made while steps waited. Lists are replaced and never changed: a checkpoint may hold them."""
 
     step: int = 0
     tokens: int = 0
@@ -46,6 +46,7 @@ class Progress:
     missed: list[str] = field(default_factory=list)
     dead: list[dict[str, Any]] = field(default_factory=list)
     undecided: list[str] | None = None
+    recompiles: int = 0
 
 
 @dataclass
