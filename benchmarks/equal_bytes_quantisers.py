@@ -100,6 +100,7 @@ QUANTISERS: dict[str, Quantiser] = {
     ),
     "step by row": Quantiser("sensitivity"),
     "trellis": Quantiser("trellis"),
+    "trellis with zero": Quantiser("trellis_zero"),
     "RDOQ 0.06": rate_distortion(0.06),
     "RDOQ 0.15": rate_distortion(0.15),
 }

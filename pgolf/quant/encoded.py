@@ -149,7 +149,8 @@ def _decode_steps(parts: Parts, shape: Shape) -> Tensor:
     """Symbols times steps on a logarithmic grid, float32.
 
     Parts: `symbols` int8 [rows, cols]; `steps` int16 [rows] or [1], see `grid_steps`; with `trellis_segment`
-    [], the symbols are those of a trellis (`trellis_codebooks`): value = (symbol + codebook / 2 - 1 / 4) * step.
+    [], the symbols are those of a trellis (`trellis_codebooks`): value = (symbol + codebook / 2 - 1 / 4) * step, and
+    with `trellis_zero` [] besides, value = (symbol - sign of symbol * codebook / 2) * step.
     """
     symbols, steps = parts["symbols"], parts["steps"]
     _require(symbols.ndim == 2 and steps.shape in ((1,), symbols.shape[:1]), "steps and rows differ")
@@ -157,8 +158,9 @@ def _decode_steps(parts: Parts, shape: Shape) -> Tensor:
     if "trellis_segment" in parts:
         segment = int(parts["trellis_segment"])
         _require(1 <= segment < 1 << 16, "a segment of the trellis has no rows, or too many")
-        codebooks = trellis_codebooks(symbols, segment)
-        values = values + (0.5 * torch.from_numpy(codebooks).float() - 0.25)
+        codebooks = torch.from_numpy(trellis_codebooks(symbols, segment)).float()
+        zero = "trellis_zero" in parts
+        values = values - values.sign() * 0.5 * codebooks if zero else values + (0.5 * codebooks - 0.25)
     return values * grid_steps(torch.from_numpy(steps))[:, None]
 
 

@@ -4,7 +4,13 @@ Marcellin and Fischer, 1990; entropy-coded: Fischer and Wang, 1992. Two codebook
 every second point. A symbol's parity moves a state machine of eight states, and the state says from which codebook the
 next symbol is (`pgolf.quant.encoded.trellis_codebooks`). The encoder searches the path with the least error (Viterbi).
 At the rates used here the error falls by about one decibel at equal entropy, that is 0.18 bit a weight.
+
+Neither codebook has a zero then: values much smaller than a step come back as a quarter of one, which below some 0.8
+bit a weight does more harm than none at all. With `zero`, both have it, as in the dependent quantisation of video
+coding (H.266): even points and zero, odd points and zero. That gives up 0.1 to 0.2 decibel at 2 to 4 bits.
 """
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +43,29 @@ def candidates(values: Floats, largest: int) -> tuple[Floats, Floats]:
     return symbols, centred - symbols
 
 
+def zero_candidates(values: Floats, largest: int) -> tuple[Floats, Floats]:
+    """As `candidates`, for the codebooks that both have a zero."""
+    magnitudes, found = np.abs(values), []
+    for codebook in (0.0, 0.5):
+        for parity in (0, 1):
+            nearest = 2 * np.round((magnitudes + codebook - parity) / 2) + parity
+            symbols = np.clip(nearest, parity, largest - 1 + parity)
+            # behind an even 0 comes 2, which is at 1.5 steps in the second codebook
+            beyond = parity or magnitudes >= (2 - codebook) / 2
+            found.append(np.where(beyond, symbols, 0))
+    chosen: Floats = (np.stack(found) * np.where(values < 0, -1, 1)).astype(np.float32)
+    books = np.array([0, 0, 1, 1], np.float32).reshape(4, *[1] * values.ndim)
+    return chosen, values - points(chosen, books, zero=True)
+
+
+def points(symbols: Floats, codebooks: npt.NDArray[Any], zero: bool) -> Floats:
+    """What symbols of codebooks 0 and 1 stand for, in steps, float32."""
+    shift = np.sign(symbols) * -0.5 * codebooks if zero else 0.5 * codebooks - 0.25
+    return (symbols + shift).astype(np.float32)
+
+
 def encode_path(
-    values: Floats, weights: Floats, segment: int, largest: int = 127
+    values: Floats, weights: Floats, segment: int, largest: int = 127, zero: bool = False
 ) -> tuple[npt.NDArray[np.int8], Floats]:
     """The symbols whose path has the least weighted squared error, and the values they stand for.
 
@@ -47,6 +74,7 @@ def encode_path(
         weights: how much the squared error of each counts, float32 [rows], not negative.
         segment: rows of a path; each begins in state 0, and all are searched at once.
         largest: bound of the symbols' magnitudes, odd.
+        zero: whether both codebooks have a zero.
 
     Returns symbols int8 [rows] and values in steps, float32 [rows].
     """
@@ -55,12 +83,12 @@ def encode_path(
     padded[0, :rows], padded[1, :rows] = values, weights
     # [steps, segments]: one step of all paths is contiguous
     values, weights = np.ascontiguousarray(padded.reshape(2, count, segment).transpose(0, 2, 1))
-    symbols, errors = candidates(values, largest)
+    symbols, errors = (zero_candidates if zero else candidates)(values, largest)
     costs = np.ascontiguousarray((errors * errors * weights).transpose(1, 0, 2))
     states, branches = _search(costs)
     steps, paths = np.indices(values.shape)
     chosen = symbols[branches, steps, paths]
-    decoded = chosen + 0.5 * (states & 1) - 0.25
+    decoded = points(chosen, states & 1, zero)
     return chosen.T.reshape(-1)[:rows].astype(np.int8), decoded.T.reshape(-1)[:rows].astype(np.float32)
 
 

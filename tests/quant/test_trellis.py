@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgolf.quant.encoded import trellis_codebooks
+from pgolf.quant.encoded import Encoded, decode, trellis_codebooks
 from pgolf.quant.rans import TRELLIS
-from pgolf.quant.trellis import candidates, encode_path
+from pgolf.quant.trellis import candidates, encode_path, zero_candidates
 
 
 def test_the_trellis_is_a_good_code() -> None:
@@ -34,6 +34,61 @@ def test_candidates_are_the_nearest_of_their_branch(value: float, largest: int) 
         branch = 2 * codebook + parity
         assert int(symbols[branch]) in [k for k, _ in points]
         assert abs(errors[branch]) == pytest.approx(best, abs=1e-4)
+
+
+def levels(codebook: int, parity: int, largest: int) -> dict[float, int]:
+    """What the symbols of a branch stand for with a zero in both codebooks: symbol - sign * codebook / 2."""
+    symbols = [k for k in range(-largest, largest + 1) if k % 2 == parity]
+    return {k - (0.5 * codebook if k > 0 else -0.5 * codebook if k < 0 else 0.0): k for k in symbols}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-200, 200), st.sampled_from([7, 127]))
+def test_candidates_with_a_zero_are_the_nearest_of_their_branch(value: float, largest: int) -> None:
+    symbols, errors = zero_candidates(np.array(value, np.float32), largest)
+    for codebook, parity in itertools.product((0, 1), (0, 1)):
+        known = levels(codebook, parity, largest)
+        branch = 2 * codebook + parity
+        (point,) = [one for one, k in known.items() if k == int(symbols[branch])]
+        assert np.float32(value) - point == pytest.approx(float(errors[branch]), abs=1e-4)
+        assert abs(errors[branch]) == pytest.approx(min(abs(np.float32(value) - one) for one in known), abs=1e-4)
+
+
+def with_zero(values: np.ndarray, segment: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Symbols and what a reader makes of them."""
+    symbols, decoded = encode_path(values, np.ones_like(values), segment, zero=True)
+    parts = {"symbols": symbols[:, None], "steps": np.zeros(len(values), np.int16)}
+    parts |= {"trellis_segment": np.array(segment, np.int32), "trellis_zero": np.array(1, np.uint8)}
+    read = decode(Encoded("steps", "", (len(values), 1), parts)).numpy()[:, 0]
+    assert np.array_equal(read, decoded)
+    return symbols, decoded
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12), st.sampled_from([1, 3, 8]))
+def test_the_path_with_a_zero_is_the_best_of_all(seed: int, rows: int, segment: int) -> None:
+    values = (np.random.default_rng(seed).standard_normal(rows) * 2).astype(np.float32)
+    _, decoded = with_zero(values, segment)
+    best = 0.0
+    for start in range(0, rows, segment):
+        part, costs = values[start : start + segment], []
+        for parities in itertools.product((0, 1), repeat=len(part)):
+            state, cost = 0, 0.0
+            for value, parity in zip(part, parities, strict=True):
+                cost += min((value - point) ** 2 for point in levels(state & 1, parity, 21))
+                state = int(TRELLIS[state, parity])
+            costs.append(cost)
+        best += min(costs)
+    assert float(((values - decoded) ** 2).sum()) == pytest.approx(best, abs=1e-4)
+
+
+def test_values_far_below_a_step_are_no_worse_than_lost_with_a_zero() -> None:
+    values = np.random.default_rng(0).standard_normal(1 << 13).astype(np.float32) * 0.1
+    power = float(np.mean(values**2))
+    _, without = encode_path(values, np.ones_like(values), 128)
+    _, found = with_zero(values, 128)
+    assert float(np.mean((values - found) ** 2)) <= power
+    assert float(np.mean((values - without) ** 2)) > 3 * power  # a quarter of a step instead of nothing
 
 
 def brute_force(values: np.ndarray, weights: np.ndarray, segment: int) -> float:

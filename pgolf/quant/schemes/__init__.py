@@ -8,7 +8,7 @@ from pgolf.quant.schemes.percentile import PercentileGptq, PercentileRows
 from pgolf.quant.schemes.plain import BFloat16, Float8, Float32, Half, encode_exact
 from pgolf.quant.schemes.scheme import Cost, Scheme, gaussian_entropy
 from pgolf.quant.schemes.sdclip import Gptq, HessianClip
-from pgolf.quant.schemes.sensitivity import SensitivityGptq, TrellisGptq
+from pgolf.quant.schemes.sensitivity import SensitivityGptq, TrellisGptq, ZeroTrellisGptq
 
 __all__ = [
     "AwqLite",
@@ -31,6 +31,7 @@ __all__ = [
     "SmallInt8",
     "Ternary",
     "TrellisGptq",
+    "ZeroTrellisGptq",
     "encode_exact",
     "gaussian_entropy",
 ]

@@ -136,6 +136,7 @@ class TrellisGptq(SensitivityGptq):
     """
 
     name = "trellis gptq"
+    zero = False
 
     def __init__(
         self,
@@ -169,7 +170,22 @@ class TrellisGptq(SensitivityGptq):
         weights = (damage / damage.mean()).float().numpy()
 
         def rounder(column: Tensor, index: int) -> tuple[Tensor, Tensor]:
-            symbols, values = encode_path((column / steps).numpy(), weights, self.segment, LEVELS)
+            symbols, values = encode_path((column / steps).numpy(), weights, self.segment, LEVELS, self.zero)
             return torch.from_numpy(symbols), torch.from_numpy(values) * steps
 
         return rounder
+
+
+class ZeroTrellisGptq(TrellisGptq):
+    """The same with a zero in both codebooks (`pgolf.quant.trellis`): for artifacts so small that some rows have steps
+    several times as wide as their weights.
+
+    Args:
+        scale, granularity, smoothing, segment, block_size: as in TrellisGptq.
+    """
+
+    name = "trellis gptq with zero"
+    zero = True
+
+    def _more_parts(self) -> dict[str, np.ndarray]:
+        return super()._more_parts() | {"trellis_zero": np.array(1, np.uint8)}
