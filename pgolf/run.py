@@ -283,24 +283,27 @@ def _compress(shop: Workshop) -> dict[str, Any]:
         with clock.phase("pack"):
             write_code(shop.directory, (*recipe.modules, *shop.kernel_modules))
     shop.group.barrier()
+    fitted = {}
     if recipe.quant.temperature is not None:
         with clock.phase("calibrate"):  # it reads training text
-            _fit_temperature(shop, recipe.quant.temperature)
+            fitted = {TEMPERATURE: _fit_temperature(shop, recipe.quant.temperature)}
     return {
         "seconds": sum(clock.seconds.values()),
         "phases": clock.seconds,
         "classes": report.get("classes"),
         "artifact": artifact_bytes(shop.directory, recipe.quant.limit_bytes, recipe.quant.reading),
+        **fitted,
     }
 
 
-def _fit_temperature(shop: Workshop, temperature: Temperature) -> None:
-    """Give the artifact the temperature that suits its own model; every process looks for it."""
+def _fit_temperature(shop: Workshop, temperature: Temperature) -> float:
+    """Give the artifact the temperature that suits its own model, and say it; every process looks for it."""
     model, _ = _load(shop)
     found = temperature.fit(_ground(shop, model), shop.recipe.quant.calibration_batches)
     if shop.group.leads:
         annotate(shop.directory / "artifact.pgolf", {TEMPERATURE: found})
     shop.group.barrier()
+    return found
 
 
 def _ground(shop: Workshop, model: GPT) -> Ground:
