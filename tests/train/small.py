@@ -20,6 +20,7 @@ from pgolf.optim.schedule import MomentumRamp, Stages, Warmdown
 from pgolf.train.clock import BudgetClock
 from pgolf.train.loop import Trainer
 from tests.support import ALONE, FakeDataset, tiny_model
+from tests.train.loss import made
 
 SETTINGS: dict[str, Any] = {
     "max_steps": 30,
@@ -104,7 +105,8 @@ def losses(events) -> list[float]:
     return [event["train_loss"] for event in events]
 
 
-VARIANTS = {"plain": {"batch_tokens": 1024}, "staged": STAGED}
+OBJECTIVE = {"batch_tokens": 1024, "loss": made.everything(), "token_bytes": lambda: (made.BYTES, made.SPACES)}
+VARIANTS = {"plain": {"batch_tokens": 1024}, "staged": STAGED, "objective": OBJECTIVE}
 CUT = 7  # the step before which `cut_off` ends
 
 

@@ -25,7 +25,7 @@ def results(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("name", ["plain", "staged"])
+@pytest.mark.parametrize("name", list(small.VARIANTS))
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_train_like_one(results, world_size, name):
     one, several = results[1][name], results[world_size][name]
