@@ -20,4 +20,4 @@ def bytes_alone(front_end: FrontEnd) -> tuple[list[int], list[bool]]:
         return [int(tokenizer.count_bytes(ids[at : at + 1])[0]) for at in ids], [False] * len(ids)
     walk = SurfaceWalk(tokenizer.piece_bytes, front_end.operators)
     alone = [walk.count(ids[at : at + 1]) for at in ids]
-    return [int(one[0]) for one in alone], [tokenizer.piece(token).startswith(WORD_MARK) for token in ids]
+    return [int(one[0]) for one in alone], [tokenizer.piece(token).startswith(WORD_MARK) for token in ids.tolist()]
