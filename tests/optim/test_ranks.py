@@ -1,4 +1,4 @@
-"""Optimisers over ranks: one, two and four make the same weights, and a state goes from any number to any other."""
+"""Optimisers over ranks: one, two, four and eight make the same weights, and states go from any number to any other."""
 
 from pathlib import Path
 
@@ -11,7 +11,11 @@ from tests.optim import small
 from tests.support import ALONE, run_ranks
 
 NEAR = 1e-5
-SEEN = {2: list(small.VARIANTS), 4: ["polar express", "normuon", "no reduce-scatter"]}
+SEEN = {
+    2: list(small.VARIANTS),
+    4: ["polar express", "normuon", "no reduce-scatter"],
+    8: ["polar express", "no reduce-scatter"],
+}
 PAIRS = [(world_size, variant) for world_size, variants in SEEN.items() for variant in variants]
 
 
