@@ -45,12 +45,15 @@ class Liveness:
 
     What the autograd graph does not reach (MLPs of repeated visits before recurrence starts, say) has no gradient at
     all and is not judged yet. Windows follow each other while there is such a parameter, so all processes ask each
-    other at the same steps. The verdicts are in `progress.dead`, each parameter once.
+    other at the same steps. The verdicts are in `progress.dead`, each parameter once. optimizers: as they are
+    configured; what they give a learning rate of 0 is frozen on purpose, and not watched (published softcaps were left
+    out of all optimisers).
     """
 
     def __init__(
         self,
         model: nn.Module,
+        optimizers: RoleOptimizers,
         group: Group,
         progress: Progress,
         console: Console,
@@ -141,7 +144,7 @@ def dead_parameters(
     batch, anew for each step. Changes the model."""
     progress = Progress()
     alone = Group(0, 1, next(model.parameters()).device)
-    watch = Liveness(model, alone, progress, Silent(), lambda event: None, length)
+    watch = Liveness(model, optimizers, alone, progress, Silent(), lambda event: None, length)
     for name in model.plans:
         model.begin_plan(name)
         for _ in range(length):

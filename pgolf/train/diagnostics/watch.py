@@ -47,7 +47,7 @@ class Watch:
         self._recorder = Recorder()
         self._settings: Settings | None = None
         self._stopped_early = False
-        self.liveness = Liveness(session.model, group, session.progress, console, log)
+        self.liveness = Liveness(session.model, session.optimizers, group, session.progress, console, log)
         sights = self._sights(course, stops_early, rounds)
         self.turns = Turns(_planned(course, session.model), sights, session.progress, console, log)
 

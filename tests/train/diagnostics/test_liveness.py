@@ -91,13 +91,16 @@ def test_what_no_forward_reads_is_found_at_the_end():
     }
 
 
-def test_a_parameter_that_no_optimiser_moves_is_found():
+def test_a_parameter_that_no_step_moves_is_found_unless_it_is_frozen_on_purpose():
     model = tiny_model()
-    adam, still = partial(torch.optim.AdamW, lr=0.02), partial(torch.optim.AdamW, lr=0.0)
+    adam, still = partial(torch.optim.AdamW, lr=0.02), partial(torch.optim.AdamW, lr=1e-30)
     optimizers = RoleOptimizers(model, matrix=MUON, embedding=adam, scalar=still, head=None, gate=None)
     found = dead_parameters(model, optimizers, losing(model), length=4)
     assert {one["why"] for one in found} == {"update"}
     assert {one["parameter"] for one in found} == set(optimizers.assignment["scalar"])
+    frozen = partial(torch.optim.AdamW, lr=0.0)
+    optimizers = RoleOptimizers(model, matrix=MUON, embedding=adam, scalar=frozen, head=None, gate=None)
+    assert dead_parameters(model, optimizers, losing(model), length=4) == []
 
 
 def test_a_run_reports_once_and_goes_on_to_the_same_bits(tmp_path):
