@@ -6,6 +6,7 @@ import torch
 from pgolf.model.bigram import Bigram
 from pgolf.model.context import Context
 from pgolf.model.embedding import Embedding, Factored
+from pgolf.model.flops import flops_per_token
 from pgolf.model.head import FactoredHead, PolynomialSoftCap, UntiedHead
 from pgolf.model.lanes import TwoLane
 from pgolf.model.mup import WidthScaling, width_of
@@ -75,6 +76,19 @@ def test_adapters_of_the_head_read_the_hidden_states_of_a_narrow_table_too():
     delta = adapters.delta(-1, "head", hidden)
     assert delta.shape == (2, 12, 64)
     torch.testing.assert_close(model.head(hidden, model.tok_emb.weight, context), plain + delta)
+
+
+def test_operations_of_thin_maps_are_counted():
+    plain = tiny_model()
+    base = flops_per_token(plain, plain.plan, 24)
+    for parts, blocks, head in (
+        ({"embedding": FACTORED}, 2 * 8 * 32, 2 * (64 * 8 + 8 * 32)),
+        ({"bigram": BIGRAM}, 2 * 4 * 32, base.head),
+        ({"skips": CompressedSkips(divisor=4)}, 2 * (2 * 2 * 8 * 32), base.head),  # two skips, two maps each
+    ):
+        model = tiny_model(**parts)
+        found = flops_per_token(model, model.plan, 24)
+        assert (found.blocks - base.blocks, found.head) == (blocks, head)
 
 
 def test_an_untied_head_needs_no_way_back():
