@@ -65,8 +65,16 @@ class InRandomRows(Part):
         return self.up(linear(x, self.basis.to(x.dtype)))
 
 
-class OrthogonalLinear(Linear):
-    """y = g x O^T, O [out, in] the orthogonal factor of `weight`: all singular values of the map are |g|.
+class OrthogonalFactor(Linear):
+    """y = x O^T, O [out, in] the orthogonal factor of `weight`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        return linear(x, orthogonal_factor(self.weight).to(x.dtype))
+
+
+class OrthogonalLinear(Part):
+    """y = g x O^T: all singular values of the map are |g|.
 
     `gain` [1] is learned; its start is 1, or 0 towards the residual stream. cap: g is cap tanh(gain / cap), so that no
     singular value reaches cap; None: g is gain.
@@ -75,14 +83,15 @@ class OrthogonalLinear(Linear):
     gain: nn.Parameter
 
     def __init__(self, in_features: int, out_features: int, cap: float | None, gain: float) -> None:
-        super().__init__(in_features, out_features, "matrix", orthogonal())
+        super().__init__()
         self.cap = cap
+        self.factor = OrthogonalFactor(in_features, out_features, "matrix", orthogonal())
         self.declare("gain", (1,), "scalar", constant(gain))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
         gain = self.gain if self.cap is None else self.cap * torch.tanh(self.gain / self.cap)
-        return linear(x, (gain * orthogonal_factor(self.weight)).to(x.dtype))
+        return gain.to(x.dtype) * self.factor(x)
 
 
 ITERATIONS = 20
