@@ -296,8 +296,8 @@ class GPT(Part):
         return skip + torch.sigmoid(self.skip_gates[step.pop]).to(x.dtype) * (x - skip)
 
     def logits(self, hidden: Tensor, context: Context = PLAIN) -> Tensor:
-        """hidden [B, T, dim] -> fp32 logits [B, T, vocab_size], capped where the model has a softcap, over `temperature`,
-        which an artifact may bring along (pgolf.quant.temperature)."""
+        """hidden [B, T, dim] -> fp32 logits [B, T, vocab_size], capped where the model has a softcap, over the
+        `temperature` that an artifact may bring along (pgolf.quant.temperature)."""
         logits = self.capped(self.scores(hidden, context))
         return logits if self.temperature == 1.0 else logits / self.temperature
 
