@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from pgolf.console import Console
-from pgolf.data.loaders import Batch, BatchShape, Prefetch
+from pgolf.data.loaders import BatchShape, Prefetch
 from pgolf.data.loaders.batch import MakeLoader, TrainFiles
 from pgolf.distributed import Group
 from pgolf.errors import UserError
@@ -30,14 +28,15 @@ from pgolf.train.diagnostics.passes import PassCosine
 from pgolf.train.diagnostics.watch import Watch
 from pgolf.train.early_stop import BehindReference
 from pgolf.train.fusing import put_to_use
-from pgolf.train.loss.forward import Loss, loss_of
-from pgolf.train.loss.objective import Given, Objective, Running, TokenBytes, attach, shed
+from pgolf.train.loss.forward import Loss
+from pgolf.train.loss.objective import Objective, Running, TokenBytes, attach, shed
+from pgolf.train.prepared import prepared_loss
 from pgolf.train.recompiles import Recompiles
-from pgolf.train.refusals import batch_sizes, refuse_impossible, sequence_lengths
+from pgolf.train.refusals import batch_sizes, refuse_impossible
 from pgolf.train.rounding import Rounding, Switch, planned, refuse_few_steps
 from pgolf.train.state import Progress, Session
 from pgolf.train.steps import Steps
-from pgolf.train.warmup import LossOfBatch, Warmup, rehearse, shapes_once, synthetic
+from pgolf.train.warmup import Warmup
 
 
 class Trainer:
@@ -264,67 +263,5 @@ class Trainer:
         running: Running | None,
         fused: Fused,
     ) -> Callable[..., Loss]:
-        """The loss of a micro-batch, compiled where asked for and rehearsed, so that no step waits for that."""
-        model, device = session.model, group.device
-        function = loss_of if running is None else running.loss_of
-
-        def plain(batch: Batch, longest: int, *given: Given) -> Loss:
-            return batch_loss(model, batch, attention, device, longest, function, *given, fused=fused)
-
-        compiles = self._compiles(device, console)
-        if not compiles and self.warmup is None and not fused.names:
-            return plain
-        rows, bucket = gives_whole_rows(self.loader), getattr(session.loader.loader, "bucket", 1)
-        batches = synthetic(rows, self.micro_batch_tokens, sequence_lengths(self), model.vocab_size, bucket)
-
-        def compiled(batch: Batch, longest: int, *given: Given) -> Loss:
-            return batch_loss(model, batch, attention, device, longest, graph, *given, fused=fused)
-
-        def rehearsed(loss: Callable[..., Loss]) -> LossOfBatch:
-            return lambda batch, longest: loss(batch, longest, *(running.alone(batch) if running else ()))[0]
-
-        loss, shapes = plain, self.course(list(model.plans)).shapes()
-        if compiles:
-            # a loss is compiled anew for every shape, and for the few numbers of documents in a row
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 * len(shapes))
-            graph = torch.compile(function)
-            if self._compiler_works(session, rehearsed(compiled), group, console, batches, shapes):
-                loss = compiled
-        if loss is plain and fused.names:  # the kernels themselves are compiled when they first run
-            shapes_once(model, session.optimizers, rehearsed(plain), batches, shapes)
-        if self.warmup is not None:
-            rehearse(model, session.optimizers, session.clip, group, rehearsed(loss), batches, self.warmup)
-        return loss
-
-    def _compiles(self, device: torch.device, console: Console) -> bool:
-        """Whether the loss is compiled; says why where that was left to pgolf."""
-        if self.compile != "auto":
-            return self.compile
-        on_gpu = device.type == "cuda"
-        told = "compiling, off the clock" if on_gpu else "not compiling: on a CPU it takes longer than it saves"
-        console.say(f"train.compile=auto: {told}")
-        return on_gpu
-
-    def _compiler_works(
-        self,
-        session: Session,
-        loss: LossOfBatch,
-        group: Group,
-        console: Console,
-        batches: dict[int, Batch],
-        shapes: list[tuple[str, int]],
-    ) -> bool:
-        """Compile every shape that training comes to; False, and a remark, where that fails on any rank. UserError
-        where it was asked for."""
-        failure = None
-        try:
-            shapes_once(session.model, session.optimizers, loss, batches, shapes)
-        except Exception as error:  # whatever a compiler may raise
-            lines = str(error).strip().splitlines()
-            failure = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
-        reason = next((one for one in group.gather(failure) if one is not None), None)
-        if reason is not None and self.compile is True:
-            raise UserError(f"train.compile=true, but torch.compile fails here: {reason}")
-        if reason is not None:
-            console.say(f"torch.compile fails here, so training goes on without it ({reason})")
-        return reason is None
+        """The loss of a micro-batch as steps take it."""
+        return prepared_loss(self, session, attention, group, console, running, fused)
