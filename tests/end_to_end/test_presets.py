@@ -20,7 +20,10 @@ FAMILIES = {
     "pr1493": [],
     "pr1736": ["data/transform=caseops"],
     "pr2135": ["data/transform=caseops", "quant.matrix.bits=5"],
+    "pr2059_all": [],
+    "pr2059_e2e": [],
 }
+UNCALIBRATED = {"naive", "pr2059_all", "pr2059_e2e"}  # quant=baseline reads no calibration text
 
 
 def job(*overrides: str) -> Job:
@@ -57,7 +60,8 @@ def test_a_preset_is_right_on_a_laptop_and_with_other_parts(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_runs_from_training_to_the_audit(name: str, ground: Ground, tmp_path: Path) -> None:
-    sizes = [one for one in TINY if not one.startswith(("ttt.", "train.max_steps"))]
+    without = ("ttt.", "train.max_steps", *(["quant.calibration_batches"] if name in UNCALIBRATED else []))
+    sizes = [one for one in TINY if not one.startswith(without)]
     places = [f"data.source.paths=[{ground.texts}]", f"paths.data={ground.data}", f"paths.runs={tmp_path}"]
     words = [f"experiment={name}", *LAPTOP, *sizes, *places, "train.max_steps=2", *FAMILIES[name]]
     shown = succeed(*(word for word in words if word != "data=pydocs"))
