@@ -50,6 +50,8 @@ def forward_calls(name):
     tensors, rest = example(name)
     if name == "mlp":
         tensors[0] = tensors[0].flatten(0, 1)
+    if name == "smear_norm":
+        rest = [torch.float32]
     return tuple(one.requires_grad_() for one in tensors) + tuple(rest)
 
 

@@ -37,3 +37,13 @@ def test_it_is_what_the_model_computes():
     expected = rms_norm(smear(embedded, tokens))
     got = module("smear_norm").fused(embedded, smear.gates(embedded, tokens))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_stream_may_begin_wider_than_the_embedding():
+    """As under autocast: what comes out is fp32, and gradients are in the dtypes of what came in."""
+    embedded, gate = randn(2, 3, 8).bfloat16().requires_grad_(), randn(2, 3, seed=1).bfloat16().requires_grad_()
+    out = module("smear_norm").forward(embedded, gate, torch.float32)
+    out.square().sum().backward()
+    exact = module("smear_norm").reference(embedded.detach().float(), gate.detach().float())
+    assert (out.dtype, embedded.grad.dtype, gate.grad.dtype) == (torch.float32, torch.bfloat16, torch.bfloat16)
+    torch.testing.assert_close(out, exact, rtol=1e-6, atol=1e-6)
