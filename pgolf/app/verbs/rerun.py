@@ -76,7 +76,8 @@ def _with_parts(stored: dict[str, Any], job: Job, changed: frozenset[str], keys:
         node, found = config, job.config
         for parent in parents:
             node, found = node[parent], found[parent]
-        node[last] = found[last]
+        if last in found:  # else the job was refused, and the check says why
+            node[last] = found[last]
     if isinstance(config["quant"], dict):
         config["quant"] = {key: node for key, node in config["quant"].items() if key != "qat"}
     if not Path(config["paths"]["data"]).is_dir() and "paths" in job.config:
