@@ -11,11 +11,12 @@ runs land below multirun/ablations, with the register of all that were started. 
 
 import argparse
 import fnmatch
+import multiprocessing
 import os
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,34 +101,51 @@ SETTINGS: tuple[Study, ...] = (
 
 
 def run(chosen: list[Study], jobs: int) -> int:
-    """Do what is not done yet; gives the exit status."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    """Do what is not done yet; gives the exit status. Workers stay, so that a run pays for no new interpreter."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-
-    def call(arguments: Iterable[str], log: str) -> int:
-        with (FOLDER / f"{log}.log").open("w") as file:
-            command = [sys.executable, "-m", "pgolf", *arguments]
-            return subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
-
-    def train(study: Study) -> tuple[Study, int]:
-        seeds = ",".join(map(str, BASE_SEEDS if study.name == "base" else SEEDS))
-        arguments = ["--multirun", f"seed={seeds}", f"name={study.folder}", *BASE, *study.needs, *study.overrides]
-        return study, call([*arguments, f"hydra.sweep.dir={FOLDER}"], study.folder)
-
-    def again(study: Study) -> tuple[Study, int]:
-        sources = ",".join(map(str, base_runs()))
-        return study, call(["eval", "--multirun", f"run={sources}", *study.needs, *study.overrides], study.folder)
-
+    os.environ["OMP_NUM_THREADS"] = "1"
     base = [study for study in chosen if study.name == "base"]
     trained = [study for study in chosen if study.kind == TRAINED and study not in base]
     others = [study for study in chosen if study.kind != TRAINED]
     failed = 0
-    for work, some in ((train, base), (train, trained), (again, others)):
-        with ThreadPoolExecutor(jobs) as pool:
-            for done, (study, status) in enumerate(pool.map(work, some), 1):
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        for make, some in ((training, base), (training, trained), (again, others)):
+            waiting = {pool.submit(carry_out, make(study), study.folder): study for study in some}
+            for done, future in enumerate(as_completed(waiting), 1):
+                study, status = waiting[future], future.result()
                 failed += status != 0
                 print(f"{done}/{len(some)} {study.kind}: {study.name}{'' if status == 0 else ' FAILED'}", flush=True)
     return 1 if failed else 0
+
+
+def training(study: Study) -> list[str]:
+    """The words that train a study over its seeds."""
+    seeds = ",".join(map(str, BASE_SEEDS if study.name == "base" else SEEDS))
+    words = ["--multirun", f"seed={seeds}", f"name={study.folder}", *BASE, *study.needs, *study.overrides]
+    return [*words, f"hydra.sweep.dir={FOLDER}"]
+
+
+def again(study: Study) -> list[str]:
+    """The words that quantise or score the base's runs again."""
+    sources = ",".join(map(str, base_runs()))
+    return ["eval", "--multirun", f"run={sources}", *study.needs, *study.overrides]
+
+
+def carry_out(words: list[str], log: str) -> int:
+    """One `pgolf` command in this process, its output in a file; gives its exit status."""
+    from pgolf.app.machine import prepare_process
+
+    prepare_process()
+    from pgolf.app import cli
+
+    os.chdir(ROOT)
+    sys.argv = ["pgolf", *words]
+    with (FOLDER / f"{log}.log").open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            cli.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
 
 
 def base_runs() -> list[Path]:
