@@ -8,6 +8,7 @@ import torch
 
 from pgolf import workshop
 from pgolf.model.precision import Precision
+from pgolf.quant.code import RUN_ENTRIES, package_root, reachable_modules
 from tests.support import tiny_model
 
 
@@ -27,3 +28,19 @@ def test_attention_is_tried_as_the_model_will_use_it(monkeypatch, autocast, devi
     )
     workshop.chosen_attention(recipe, torch.device(device))
     assert asked == [("auto", torch.device(device), dtype, (4, 2, 8))]
+
+
+@pytest.mark.parametrize(("begun", "own"), [(["mlp"], None), (None, ["mlp"])])
+def test_kernels_that_training_used_count_as_code(begun, own):
+    """Of this run, and of the run that an evaluation starts from; nothing of those that were not used."""
+    stages = [{} if used is None else {"train": {"result": {"fused": used}}} for used in (begun, own)]
+    shop = SimpleNamespace(_begun={"stages": stages[0]}, record=SimpleNamespace(data={"stages": stages[1]}))
+    modules = workshop.Workshop.kernel_modules.fget(shop)
+    assert modules == ["pgolf.kernels.fused.mlp"]
+    counted, without = (reachable_modules(package_root(), [*RUN_ENTRIES, *more]) for more in (modules, []))
+    assert counted.keys() - without.keys() == {"pgolf.kernels.fused.mlp", "pgolf.kernels.fused.launch"}
+
+
+def test_a_run_from_before_there_were_kernels_used_none():
+    shop = SimpleNamespace(_begun={}, record=SimpleNamespace(data={"stages": {"train": {"result": {}}}}))
+    assert workshop.Workshop.kernel_modules.fget(shop) == []
