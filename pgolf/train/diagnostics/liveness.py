@@ -62,8 +62,9 @@ class Liveness:
     ) -> None:
         self.length = length
         steered = {id(one) for part in controlled(model) for one in part.steered()}  # learns without a gradient
+        moving = {row["name"] for row in optimizers.table() if row.get("lr") != 0.0}
         named = ((name, one) for name, one in model.named_parameters() if id(one) not in steered)
-        self._named = {name: one for name, one in named if one.requires_grad}
+        self._named = {name: one for name, one in named if one.requires_grad and name in moving}
         self._group, self._progress, self._console, self._log = group, progress, console, log
         self._window: _Window | None = None
 
