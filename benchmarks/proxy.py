@@ -21,9 +21,9 @@ from scipy import stats
 
 from pgolf.files import write_json
 from pgolf.register import FILE as REGISTER
+from pgolf.report.catalogue import Catalogue, Record, load_catalogue
 from pgolf.report.comparison import Group, make_groups
 from pgolf.report.drawing import COLOURS, GREY, new_figure, save, title
-from pgolf.report.records import Catalogue, Record, load_catalogue
 from pgolf.report.runs import find_runs
 from pgolf.report.statistics import bootstrap_documents, paired, summarise
 from pgolf.report.tables import markdown_table
