@@ -79,7 +79,8 @@ class BlockGate(Part):
     def forward(self, u: Tensor, x: Tensor, context: Context) -> Tensor:
         """u: input of the block, mixed with the embedding, and x: its output, [B, T, dim] -> [B, T, dim]."""
         score = torch.nn.functional.linear(u.detach(), self.block_gate_w.to(u.dtype))
-        return torch.lerp(u, x, torch.sigmoid(score + self.block_gate_b.to(score.dtype)))
+        gate = torch.sigmoid(score + self.block_gate_b.to(score.dtype))
+        return torch.lerp(u, x, gate.to(x.dtype))
 
 
 class BlockGates:
