@@ -126,7 +126,8 @@ class _Replacing:
 
     def fit(self, model: "GPT") -> None:
         """Replace the linear maps that match. ValueError when none does, when what replaces one does not fit it, and
-        for frozen maps of repeated visits, which could not begin as copies of others."""
+        where the MLP of a repeated visit could not begin as the copy of its block's: with frozen maps, or when only one
+        of the two is replaced."""
         found = [
             (name, module)
             for name, module in model.named_modules()
@@ -146,6 +147,21 @@ class _Replacing:
             self.check(name, module, made)
             parent, _, local = name.rpartition(".")
             setattr(model.get_submodule(parent), local, made)
+        self._check_repeats(model)
+
+    def _check_repeats(self, model: "GPT") -> None:
+        """ValueError when an MLP of a repeated visit is made otherwise than that of its block, whose copy it begins
+        as."""
+        for layer, block in enumerate(model.blocks):
+            shapes = {name: parameter.shape for name, parameter in block.mlp.named_parameters()}
+            for repeat in block.repeats:
+                own = {source: repeat.get_parameter(name).shape for name, source in repeat.sources().items()}
+                if any(shapes.get(source) != shape for source, shape in own.items()):
+                    raise ValueError(
+                        f"basis.patterns={self.patterns} replace maps of blocks.{layer}.mlp or of its repeated visits "
+                        "and not of both, so that these cannot begin as its copies: let the patterns match both, as "
+                        "blocks.*.mlp.* does, or take repeat_mlp=none"
+                    )
 
     def make(self, in_features: int, out_features: int, begun: Init) -> nn.Module:
         """What replaces a matrix [out_features, in_features] that would have begun as `begun`."""

@@ -28,8 +28,8 @@ class Bigram:
     the model starts at an orthogonal matrix times that; 0: at zero. scale: initial value of a learned factor of the
     sum, or None.
 
-    Raises ValueError for other numbers of primes, sizes below 1, and where table and projection both start at zero and
-    would never leave it.
+    Raises ValueError for other numbers of primes, sizes below 1, a negative deviation, and where two of table,
+    projection and factor start at zero and would never leave it.
     """
 
     def __init__(
@@ -49,8 +49,13 @@ class Bigram:
             raise ValueError(f"bigram.primes={primes}: two make pairs of tokens, three make triples")
         if dim < 1 or buckets < (2 if first == "reserved" else 1):
             raise ValueError(f"bigram.buckets={buckets} and dim={dim} leave no row for a pair of tokens")
-        if not table_std and not projection_gain:
-            raise ValueError("bigram: table_std=0 and projection_gain=0 give neither of them a gradient, ever")
+        if table_std < 0:
+            raise ValueError(f"bigram.table_std={table_std} must not be negative")
+        if (table_std, projection_gain, scale).count(0) > 1:
+            raise ValueError(
+                f"bigram: table_std={table_std}, projection_gain={projection_gain}, scale={scale}: only one may be 0, "
+                "for two give none of them a gradient, ever"
+            )
         self.hash, self.primes, self.buckets, self.dim = hash, primes, buckets, dim
         self.first, self.bos_id, self.table_std = first, bos_id, table_std
         self.projection_gain, self.scale = projection_gain, scale

@@ -75,10 +75,12 @@ class Factored:
 
     rank: columns of E, which begins as `embedding_init` and `embedding_std` say. init_std: initial standard deviation
     of P [dim, rank] and R [rank, dim]. bias: whether there is a b [vocab_size], from zero. With an untied head there is
-    no R and no b. ValueError when the table is not narrower than the model.
+    no R and no b. ValueError when the table is not narrower than the model, or init_std not positive.
     """
 
     def __init__(self, *, rank: int, init_std: float, bias: bool) -> None:
+        if not init_std > 0:
+            raise ValueError(f"embedding.init_std={init_std} must be positive: maps of zero would never leave it")
         self.rank, self.init_std, self.bias = rank, init_std, bias
 
     def fit(self, model: "GPT") -> None:

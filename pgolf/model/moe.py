@@ -87,7 +87,9 @@ class SoftDense(Mlp, Controlled):
         }.items():
             if value < 0:
                 raise ValueError(f"mlp.{name}={value} must not be negative")
-        self.slope, self.num_experts, self.width = slope, num_experts, hidden_width(dim, multiple / num_experts)
+        self.slope, self.num_experts, self.width = slope, num_experts, hidden_width(dim, multiple) // num_experts
+        if self.width < 1:
+            raise ValueError(f"mlp.multiple={multiple} leaves no hidden unit to each of mlp.num_experts={num_experts}")
         self.balance, self.min_share, self.max_spread = balance, min_share, max_spread
         self.bias_rate, self.injects = bias_rate, inject is not None
         self.router = Router(dim, num_experts)

@@ -21,12 +21,18 @@ class ValueEmbeddings:
 
     dim: columns of the table, which starts at N(0, table_std^2). scale: initial value of a learned factor. last: in how
     many layers. by: what a layer is, a "block", or a "place" in the plan, so that recurrence, which makes the plan
-    longer, moves the embeddings to earlier blocks (2026-03-31). Raises ValueError for sizes below 1.
+    longer, moves the embeddings to earlier blocks (2026-03-31). Raises ValueError for sizes below 1, a negative
+    deviation, and where table and factor both start at zero.
     """
 
     def __init__(self, *, dim: int, table_std: float, scale: float, last: int, by: Literal["block", "place"]) -> None:
         if min(dim, last) < 1:
             raise ValueError(f"value_embedding.dim={dim} and last={last} must be at least 1")
+        if table_std < 0 or table_std == scale == 0:
+            raise ValueError(
+                f"value_embedding.table_std={table_std} must not be negative, nor be 0 together with scale={scale}: "
+                "neither would have a gradient, ever"
+            )
         self.dim, self.table_std, self.scale, self.last, self.by = dim, table_std, scale, last, by
 
     def fit(self, model: "GPT") -> None:

@@ -129,6 +129,17 @@ def test_repeated_visits_begin_as_copies_of_factors_but_not_of_frozen_parts(own)
         tiny_model(basis=RandomRows(**MLPS), repeat_mlp=own)
 
 
+@pytest.mark.parametrize(
+    ("own", "pattern"),
+    [(OwnMlp, "blocks.1.mlp.*"), (OwnMlp, "*.repeats.*"), (OwnDown, "blocks.?.mlp.proj"), (OwnMlp, "blocks.?.mlp.fc")],
+)
+def test_repeated_visits_that_are_made_otherwise_than_their_blocks_are_refused(own, pattern):
+    for basis in (LowRank(rank=6, patterns=[pattern]), Orthogonal(patterns=[pattern], cap=None)):
+        with pytest.raises(ValueError, match="and not of both"):
+            tiny_model(basis=basis, repeat_mlp=own)
+    tiny_model(basis=LowRank(rank=6, patterns=["blocks.0.mlp.*"]), repeat_mlp=own)  # which is visited once
+
+
 def test_a_rank_that_saves_nothing_is_refused():
     with pytest.raises(ValueError, match="2,112 elements in place of 2,048"):
         tiny_model(basis=LowRank(rank=22, patterns=["blocks.*.mlp.fc"]))

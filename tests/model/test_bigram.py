@@ -132,7 +132,9 @@ def test_a_new_table_changes_nothing_and_learns(start):
     [
         ({"primes": [1]}, "two make pairs"),
         ({"buckets": 1}, "no row"),
-        ({"projection_gain": 0.0}, "never|gradient"),
+        ({"projection_gain": 0.0}, "only one may be 0"),
+        ({"scale": 0.0}, "only one may be 0"),
+        ({"table_std": -1.0}, "table_std=-1.0 must not be negative"),
     ],
 )
 def test_what_cannot_work_is_refused(changed, match):

@@ -48,6 +48,8 @@ def test_a_narrow_table_serves_input_and_output():
     assert "head.bias" not in plain.state_dict()
     with pytest.raises(ValueError, match="rank=32 must lie"):
         tiny_model(embedding=Factored(rank=32, init_std=0.02, bias=True))
+    with pytest.raises(ValueError, match="init_std=0.0 must be positive"):
+        Factored(rank=8, init_std=0.0, bias=True)
 
 
 def test_every_matrix_of_the_narrow_table_is_calibrated_on_what_it_multiplies():

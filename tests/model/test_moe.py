@@ -151,6 +151,15 @@ def test_experts_alone_read_the_embedding():
     assert "blocks.0.mlp.inject" not in without.state_dict()
 
 
+def test_experts_share_the_width_rounded_down():
+    assert (
+        SoftDense(216, 0, 1, **{**SETTINGS, "multiple": 3.25, "num_experts": 3}).width == 234
+    )  # 3.25 / 3 * 216 is less
+    assert SoftDense(10, 0, 1, **{**SETTINGS, "multiple": 2.5}).width == 6  # of 6.25
+    with pytest.raises(ValueError, match="no hidden unit to each of mlp.num_experts=4"):
+        SoftDense(3, 0, 1, **{**SETTINGS, "multiple": 1.0})
+
+
 def test_its_operations_its_repeats_and_its_calibration():
     model = tiny_model(scramble=0.3, mlp=partial(SoftDense, **SETTINGS), repeat_mlp=OwnDown)
     flops = flops_per_token(model, model.plans["looped"], TOKENS.shape[1])

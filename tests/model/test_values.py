@@ -113,3 +113,9 @@ def test_the_first_values_hold_their_embedding_too():
     part = model.value_embedding
     added = part.layer_scales[0] * part.scale * (part.embed.weight[TOKENS] @ part.proj.weight.T)
     torch.testing.assert_close(walk.kept[FIRST, 0].flatten(2), projected[0][0] + added)
+
+
+@pytest.mark.parametrize("start", [{"table_std": -0.1, "scale": 0.1}, {"table_std": 0.0, "scale": 0.0}])
+def test_a_start_that_cannot_be_or_never_moves_is_refused(start):
+    with pytest.raises(ValueError, match="value_embedding.table_std"):
+        ValueEmbeddings(dim=8, last=2, by="block", **start)
