@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 if TYPE_CHECKING:
+    from pgolf.model.block import Block
     from pgolf.model.gpt import GPT
 
 
@@ -45,3 +46,12 @@ def fit_all(model: "GPT", fittings: Fittings) -> None:
     for part in (given.get(name) for name in Fittings.__annotations__):
         if part is not None:
             part.fit(model)
+
+
+def on_one_stream(model: "GPT", name: str) -> list["Block"]:
+    """The blocks that some plan walks on one stream, for a part that lanes do not pass. ValueError, about the part
+    `name`, when there is none."""
+    found = {step.block for plan in model.plans.values() for step in plan.passes if step.form != "lanes"}
+    if not found:
+        raise ValueError(f"{name}: every block is walked on lanes, which it does not act on; set model/lanes=none")
+    return [model.blocks[layer] for layer in sorted(found)]

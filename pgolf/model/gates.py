@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pgolf.model.context import Context
+from pgolf.model.fitting import on_one_stream
 from pgolf.model.roles import Linear, Part, constant, normal
 
 if TYPE_CHECKING:
@@ -84,12 +85,12 @@ class BlockGate(Part):
 
 
 class BlockGates:
-    """A `BlockGate` behind every block; on lanes there is none. start: initial value of b."""
+    """A `BlockGate` behind every block that is not on lanes alone; on lanes it does nothing. start: initial b."""
 
     def __init__(self, *, start: float) -> None:
         self.start = start
 
     def fit(self, model: "GPT") -> None:
-        """Put one behind every block."""
-        for block in model.blocks:
+        """Put one behind every such block. ValueError when there is none."""
+        for block in on_one_stream(model, "block_gate"):
             block.ends["gate"] = BlockGate(model.dim, self.start)

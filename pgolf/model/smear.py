@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pgolf.kernels.packing import Packing
 from pgolf.model.bigram import piece_starts
 from pgolf.model.context import Context
+from pgolf.model.fitting import on_one_stream
 from pgolf.model.roles import Linear, Part, constant
 
 if TYPE_CHECKING:
@@ -124,11 +125,11 @@ class RunningMean(Part):
 
 
 class RunningMeans:
-    """`RunningMean` behind every block; on lanes there is none."""
+    """`RunningMean` behind every block that is not on lanes alone; on lanes it does nothing."""
 
     def fit(self, model: "GPT") -> None:
-        """Put one behind every block."""
-        for block in model.blocks:
+        """Put one behind every such block. ValueError when there is none."""
+        for block in on_one_stream(model, "running_mean"):
             block.ends["running_mean"] = RunningMean(model.dim)
 
 

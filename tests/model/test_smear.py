@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pgolf.kernels.packing import Packing
 from pgolf.model.context import Context
 from pgolf.model.gates import BlockGate, BlockGates, HeadGate
+from pgolf.model.lanes import TwoLane
 from pgolf.model.norm import rms_norm
-from pgolf.model.plan import Pass
+from pgolf.model.plan import Depth, Pass
 from pgolf.model.roles import initialise, parameter_roles
 from pgolf.model.smear import ConvexSmear, MlpSmears, RunningMean, RunningMeans, running_mean
 from tests.support import tiny_model
@@ -144,3 +145,15 @@ def test_dense_gate_with_a_bias(bias):
     assert set(parameter_roles(gate).values()) == {"gate"}
     without = tiny_model()
     assert not any("gate" in name for name in without.state_dict() if "skip" not in name)  # absent is absent
+
+
+@pytest.mark.parametrize("part", [{"block_gate": BlockGates(start=2.0)}, {"running_mean": RunningMeans()}])
+def test_blocks_on_lanes_get_no_part_that_lanes_do_not_pass(part):
+    lanes = partial(TwoLane, start_layer=2, final_lane="mean")
+    model = tiny_model(scramble=0.3, lanes=lanes, num_loops=0, **part)
+    assert [len(block.ends) for block in model.blocks] == [1, 1, 0, 0]
+    model.logits(model(TOKENS)).logsumexp(-1).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.blocks.parameters())
+    depth = Depth(num_layers=1, loop_start=0, loop_end=0, num_loops=0, skips=False)
+    with pytest.raises(ValueError, match=f"{next(iter(part))}: every block is walked on lanes"):
+        tiny_model(lanes=partial(TwoLane, start_layer=0, final_lane="mean"), depth=depth, **part)
