@@ -12,7 +12,6 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from pgolf.files import write_json
 from pgolf.register import FILE as REGISTER
 from pgolf.report.catalogue import Catalogue, Record, load_catalogue
 from pgolf.report.comparison import Group, make_groups
-from pgolf.report.drawing import COLOURS, GREY, new_figure, save, title
+from pgolf.report.drawing import COLOURS, new_figure, save, title
 from pgolf.report.runs import find_runs
 from pgolf.report.statistics import bootstrap_documents, paired, summarise
 from pgolf.report.tables import markdown_table
@@ -36,9 +35,11 @@ OLD = ("naive", "lora_ttt")
 
 @dataclass(frozen=True)
 class Point:
-    """One preset: published mean, and what was measured here over seeds (std: sample standard deviation)."""
+    """One preset: published mean, what was measured here over seeds (std: sample standard deviation), and how its
+    batches are drawn."""
 
     preset: str
+    loader: str
     published: float
     trained: float
     final: float
@@ -114,7 +115,12 @@ def point(group: Group, record: Record) -> Point:
     """The figures of one preset."""
     final = summarise(list(group.bpb.values()))
     trained = float(np.mean([run.summary["stages"]["pre_quant"]["val_bpb"] for run in group.runs]))
-    return Point(record.id, record.mean, trained, final.mean, final.std or float("nan"), final.n)
+    return Point(record.id, loader_of(group), record.mean, trained, final.mean, final.std or float("nan"), final.n)
+
+
+def loader_of(group: Group) -> str:
+    """How a group draws its batches."""
+    return str(group.runs[0].config["train"]["loader"]["_target_"]).rpartition(".")[2].removesuffix("Loader")
 
 
 def correlate(groups: dict[str, Group], known: dict[str, Record]) -> list[Correlation]:
@@ -127,11 +133,14 @@ def correlate(groups: dict[str, Group], known: dict[str, Record]) -> list[Correl
         return [run.summary["stages"]["pre_quant"]["val_bpb"] for run in group.runs]
 
     frontier = {name: group for name, group in groups.items() if name not in OLD}
+    packing = {name: group for name, group in groups.items() if loader_of(group) == "DocumentPacking"}
     chosen: list[tuple[str, dict[str, Group], Callable[[Group], list[float]]]] = [
         ("all presets, final score", groups, final),
         ("all presets, weights as trained", groups, trained),
         ("without the baselines of 2026-03-17, final score", frontier, final),
         ("without the baselines of 2026-03-17, weights as trained", frontier, trained),
+        ("those alone that pack documents, final score", packing, final),
+        ("those alone that pack documents, weights as trained", packing, trained),
     ]
     return [
         spearman(over, [known[name].mean for name in some], [values(group) for group in some.values()])
@@ -191,39 +200,41 @@ def environment(group: Group) -> dict[str, str]:
 
 
 def draw(points: list[Point], correlations: list[Correlation]) -> None:
-    """Published against measured, seeds as bars, one panel for all and one for the frontier."""
-    drawing, panels = new_figure(13.0, 5.4, 2)
-    for axes, some, found in zip(
-        panels,
-        (points, [one for one in points if one.preset not in OLD]),
-        (correlations[0], correlations[2]),
-        strict=True,
-    ):
-        x, y = np.array([one.published for one in some]), np.array([one.final for one in some])
-        axes.errorbar(x, y, yerr=[one.std for one in some], fmt="o", color=COLOURS[0], ms=5, elinewidth=1.2)
-        for name, one in zip([one.preset for one in some], zip(x, y, strict=True), strict=True):
-            axes.annotate(name, one, textcoords="offset points", xytext=(6, 4), fontsize=8, color="#303030")
-        for before, after in pairwise(sorted(x)):
-            if after - before < 2e-4:
-                axes.axvspan(before, after, color=GREY, alpha=0.12)
+    """Published against measured, seeds as bars, colours by loader; one panel for all and one for the frontier."""
+    drawing, panels = new_figure(13.0, 5.6, 2)
+    frontier = [one for one in points if one.preset not in OLD]
+    colours = dict(zip(dict.fromkeys(one.loader for one in points), COLOURS, strict=False))
+    for axes, some, found in zip(panels, (points, frontier), (correlations[0], correlations[2]), strict=True):
+        for place, one in enumerate(sorted(some, key=lambda one: one.published)):
+            at, colour = (one.published, one.final), colours[one.loader]
+            axes.errorbar(*at, yerr=one.std, fmt="o", color=colour, ms=5, elinewidth=1.2)
+            if some is frontier or one.preset in OLD:
+                offset = (6, 9 if place % 2 else -14)
+                axes.annotate(one.preset, at, textcoords="offset points", xytext=offset, fontsize=8, color="#303030")
         axes.set_xlabel("published bits per byte (FineWeb, 8 H100s, 600 s)")
-        axes.set_ylabel("bits per byte here (mean and standard deviation of the seeds)")
-        title(axes, f"{found.over}: rho {found.rho:+.2f} ({found.low:+.2f} .. {found.high:+.2f}), n={found.n}")
+        axes.set_ylabel("bits per byte here")
+        what = "All presets" if some is points else "Without those of 2026-03-17"
+        title(axes, f"{what}: rho {found.rho:+.2f}, 95 % {found.low:+.2f} .. {found.high:+.2f}, n={found.n}")
+    for loader, colour in colours.items():
+        panels[0].plot([], [], "o", color=colour, label=f"batches by {loader}")
+    panels[0].legend(frameon=False, fontsize=9, loc="lower right")
     save(drawing, PICTURE)
 
 
 def tables(points: list[Point], correlations: list[Correlation], taken: list[Step]) -> str:
     """The three tables as Markdown."""
     first = markdown_table(
-        ["preset", "published", "here, as trained", "here, final", "std", "seeds"],
+        ["preset", "batches by", "published", "here, as trained", "here, final", "std", "seeds"],
         [
             [
                 one.preset,
+                one.loader,
                 *[f"{value:.5f}" for value in (one.published, one.trained, one.final, one.std)],
                 str(one.seeds),
             ]
             for one in points
         ],
+        left=2,
     )
     second = markdown_table(
         ["Spearman over", "n", "rho", "95 % interval", "p by chance"],
