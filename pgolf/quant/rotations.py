@@ -87,7 +87,13 @@ class InternalOnly:
 
     def _turn(self, attention: torch.nn.Module, layer: int) -> None:
         groups, size = int(attention.num_kv_heads), int(attention.head_dim)  # type: ignore[arg-type]
-        values, output = attention.get_parameter("c_v.weight"), attention.get_parameter("proj.weight")
+        whole = dict(attention.named_parameters())
+        if not {"c_v.weight", "proj.weight"} <= whole.keys():
+            raise UserError(
+                f"quant.rotation=internal_only turns whole matrices, and c_v or proj of blocks.{layer}.attn is made of "
+                "others (model.basis, model.legendre). Choose quant/rotation=online."
+            )
+        values, output = whole["c_v.weight"], whole["proj.weight"]
         turns = torch.stack([rotation.signed_hadamard(size, self.seed + 1000 * layer + g) for g in range(groups)])
         turns = turns.to(values.device)
         values.copy_((turns @ values.double().unflatten(0, (groups, size))).flatten(0, 1))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pgolf.errors import UserError
+from pgolf.model.basis import LowRank
 from pgolf.model.exclude import gated_own_value
 from pgolf.model.gates import AttentionOutGate, HeadGate
 from pgolf.model.gpt import GPT
@@ -91,6 +92,12 @@ def test_a_part_that_does_not_commute_is_refused() -> None:
     model.blocks[1].attn.gate = Biased()
     with pytest.raises(UserError, match="does not commute"):
         InternalOnly(seed=3).enter(model)
+
+
+def test_attention_without_whole_matrices_is_refused() -> None:
+    model = tiny_model(scramble=0.3, basis=LowRank(rank=4, patterns=["blocks.2.attn.c_v"]))
+    with pytest.raises(UserError, match=r"c_v or proj of blocks.2.attn .* model.basis"):
+        InternalOnly(seed=42).enter(model)
 
 
 def compressor(chosen: Rotation | None, **changes: Any) -> Compressor:
