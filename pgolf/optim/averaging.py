@@ -142,6 +142,7 @@ class LatestSnapshots:
             raise ValueError(f"averaging every={every} and count={count} must be at least 1")
         self.every = every
         self.snapshots: deque[Weights] = deque(maxlen=count)
+        self._devices = {name: value.device for name, value in model.state_dict().items()}
 
     @property
     def begun(self) -> bool:
@@ -171,9 +172,10 @@ class LatestSnapshots:
         return {"snapshots": list(self.snapshots)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave, on the devices of the model."""
         self.snapshots.clear()
-        self.snapshots.extend({name: value.float() for name, value in one.items()} for one in state["snapshots"])
+        for one in state["snapshots"]:
+            self.snapshots.append({name: one[name].to(device).float() for name, device in self._devices.items()})
 
 
 class SeveralDecays:

@@ -118,3 +118,12 @@ def test_the_latest_snapshots_are_averaged(model):
         LatestSnapshots(model, every=50, count=2).weights()
     with pytest.raises(ValueError, match="count=0"):
         LatestSnapshots(model, every=1, count=0)
+
+
+def test_snapshots_of_a_checkpoint_come_to_the_device_of_the_model(model):
+    """A checkpoint is read to the CPU, and snapshots taken later are where the model is."""
+    average = LatestSnapshots(model, every=1, count=3)
+    walk(model, average, 2)
+    resumed = LatestSnapshots(nn.Linear(3, 2, bias=False, device="meta"), every=1, count=3)
+    resumed.load_state_dict(average.state_dict())
+    assert [one["weight"].device.type for one in resumed.snapshots] == ["meta", "meta"]
