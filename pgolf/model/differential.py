@@ -51,8 +51,9 @@ class Difference(Part):
 
     def share(self) -> Tensor:
         """l, an fp32 scalar."""
-        first, of_first, second, of_second = self.diff_lambda.float()
-        return torch.exp(first @ of_first) - torch.exp(second @ of_second) + self.initial
+        with torch.autocast(self.diff_lambda.device.type, enabled=False):  # which would round the products
+            first, of_first, second, of_second = self.diff_lambda.float()
+            return torch.exp(first @ of_first) - torch.exp(second @ of_second) + self.initial
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """q [B, T, H, d], k and v [B, T, G, d] -> [B, T, H, d]."""

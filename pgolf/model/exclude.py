@@ -79,14 +79,16 @@ class ValuesOfAllPasses(nn.Module):
             raise ValueError("XSA over all passes needs context.walk: begin one (Context.begun) around the attention")
         visit = sum(name == self.name for name, _ in walk.kept)
         walk.kept[self.name, visit] = v
-        out, axes = exclude_value(y, v), [(v.float(), torch.linalg.vecdot(v.float(), v.float()))]
-        for earlier in range(visit):
-            value = axis = walk.kept[self.name, earlier].float()
-            for direction, square in axes:
-                axis = _without(axis, direction, square)
-            floor = NEARLY_ALONG * torch.linalg.vecdot(value, value)
-            axes.append((axis, torch.maximum(torch.linalg.vecdot(axis, axis), floor)))
-            out = _without(out.float(), *axes[-1]).to(y.dtype)
+        out = exclude_value(y, v)
+        with torch.autocast(y.device.type, enabled=False):  # which would round the products
+            axes = [(v.float(), torch.linalg.vecdot(v.float(), v.float()))]
+            for earlier in range(visit):
+                value = axis = walk.kept[self.name, earlier].float()
+                for direction, square in axes:
+                    axis = _without(axis, direction, square)
+                floor = NEARLY_ALONG * torch.linalg.vecdot(value, value)
+                axes.append((axis, torch.maximum(torch.linalg.vecdot(axis, axis), floor)))
+                out = _without(out.float(), *axes[-1]).to(y.dtype)
         return out
 
 

@@ -123,3 +123,10 @@ def test_heads_that_cannot_be_halved_are_refused(dims, heads):
     dim = 32 if heads == 2 else 96  # head dimensions 16 and 3
     with pytest.raises(ValueError, match="half of the head dimension"):
         tiny_model(dim=dim, attention=attention(dims, heads, 1), differential=Differential())
+
+
+def test_lambda_is_not_rounded_under_autocast():
+    part = started()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(part.share(), started().share()) and part.share().dtype == torch.float32
+    assert torch.equal(part.share(), started().share())

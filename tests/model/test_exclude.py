@@ -108,3 +108,18 @@ def test_only_the_last_blocks_have_it():
     assert [attention.exclude is None for attention in model.attentions] == [True, True, True, False]
     with pytest.raises(ValueError, match="must be at least 1"):
         model_of(partial(values_of_all_passes, last=0))
+
+
+def test_the_projection_is_not_rounded_under_autocast():
+    y, *values = heads(4, 2, 2, 2)
+
+    def walked():
+        part, walk = ValuesOfAllPasses(7), Walk(TOKENS)
+        return [part(y, value, walk) - exclude_value(y, value) for value in values]
+
+    exact = walked()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = walked()
+    for got, expected in zip(rounded, exact, strict=True):  # what the visits before take away
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert exact[2].abs().max() > 0.1
