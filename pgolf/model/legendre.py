@@ -116,6 +116,11 @@ class Legendre:
             shapes = [{name: each.weight.shape for name, each in found.items()} for found in matrices]
             if not shapes[0] or any(each != shapes[0] for each in shapes):
                 raise ValueError(f"legendre: the layers {layers[0]}..{layers[-1]} have no matrices of the same shapes")
+            if odd := [name for name in matrices[0] if len({_drawn(found[name]) for found in matrices}) > 1]:
+                raise ValueError(
+                    f"legendre: {odd[0]} starts at zero in some of the layers {layers[0]}..{layers[-1]} and not in "
+                    "others (a fixed point's, model/equilibrium), which one series cannot: leave those out of the group"
+                )
             made = nn.ModuleDict()
             for name, linear in matrices[0].items():
                 part, _, leaf = name.rpartition(".")
@@ -124,6 +129,11 @@ class Legendre:
                 for index, block in enumerate(blocks):
                     setattr(block.get_submodule(part), leaf, SeriesLinear(series, index))
             model.series[f"{layers[0]}_{layers[-1]}"] = made
+
+
+def _drawn(linear: Linear) -> bool:
+    """Whether its values are drawn at all."""
+    return isinstance(linear.inits["weight"], Orthogonal)
 
 
 def _matrices(block: "Block") -> dict[str, Linear]:

@@ -7,6 +7,7 @@ import torch
 
 from pgolf.model.block import WithoutAttention
 from pgolf.model.context import Context
+from pgolf.model.equilibrium import RevDEQ
 from pgolf.model.flops import flops_per_token
 from pgolf.model.legendre import Legendre, Series
 from pgolf.model.plan import Depth
@@ -150,6 +151,14 @@ def test_what_cannot_be_is_refused(settings, message):
 def test_layers_of_different_shapes_share_nothing():
     with pytest.raises(ValueError, match="no matrices of the same shapes"):
         model_of(shared(), without_attention=WithoutAttention(layers=[0]))
+
+
+def test_layers_that_start_otherwise_share_nothing():
+    """The output projections of a fixed point start orthogonal, since the norm of zero has no direction."""
+    equilibrium = RevDEQ(layer=1, iterations=2, beta=0.35)
+    with pytest.raises(ValueError, match=r"attn.proj starts at zero in some of the layers 0\.\.3 and not in others"):
+        model_of(shared(), equilibrium=equilibrium)
+    model_of(shared(), equilibrium=RevDEQ(layer=4, iterations=2, beta=0.35))
 
 
 def test_zero_stays_zero():
