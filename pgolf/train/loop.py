@@ -139,11 +139,12 @@ class Trainer:
             for remark in put_to_use(fused, model, optimizers):
                 console.say(remark)
             loss = self._prepared_loss(session, attention, group, console, running, fused)
+        recompiles = Recompiles(progress, console, log)
         watch = Watch(
             session,
             course,
             self.diagnostics,
-            lambda batch, longest: batch_loss(model, batch, attention, group.device, longest)[0],
+            recompiles.uncounted(lambda batch, longest: batch_loss(model, batch, attention, group.device, longest)[0]),
             group,
             clock,
             console,
@@ -170,12 +171,11 @@ class Trainer:
         steps.resume()
         if self.early_stop is not None:
             self.early_stop.begin(group)
-        recompiles = Recompiles(progress, console, log)
         with loader:
             with interrupts.deferred() as asked, clock.phase("train"), console.task("train", self.max_steps) as task:
                 while (moment := steps.between(asked(), self.checkpoint_seconds)) is not None:
                     if validate is not None and self.validate_every and progress.step % self.validate_every == 0:
-                        steps.validate(validate)
+                        recompiles.uncounted(steps.validate)(validate)
                     loss_now = steps.one(moment)
                     recompiles.look()
                     if self.early_stop is not None and (why := self.early_stop.reason(progress.step, loss_now, group)):

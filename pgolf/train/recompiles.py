@@ -1,11 +1,14 @@
 """Graphs that the compiler makes while training runs, where their seconds count against the budget."""
 
+import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from pgolf.console import Console
 from pgolf.train.state import Progress
+
+Result = TypeVar("Result")
 
 
 def graphs() -> int:
@@ -20,6 +23,19 @@ class Recompiles:
     def __init__(self, progress: Progress, console: Console, log: Callable[[dict[str, Any]], None]) -> None:
         self.progress, self.console, self.log = progress, console, log
         self.seen = graphs()
+
+    def uncounted(self, work: Callable[..., Result]) -> Callable[..., Result]:
+        """`work` off the clock: what is compiled for it is not counted."""
+
+        @functools.wraps(work)
+        def done(*arguments: Any) -> Result:
+            before = graphs()
+            try:
+                return work(*arguments)
+            finally:
+                self.seen += graphs() - before
+
+        return done
 
     def look(self) -> None:
         """Count, say and log what was compiled since the last look, a step ago."""

@@ -34,3 +34,16 @@ def test_a_new_shape_in_the_middle_is_counted_and_an_old_one_is_not():
 def test_without_a_compiler_there_is_nothing_to_count(monkeypatch):
     monkeypatch.delitem(__import__("sys").modules, "torch._dynamo.utils", raising=False)
     assert graphs() == 0
+
+
+def test_what_is_compiled_off_the_clock_is_not_counted():
+    """A validation between two steps, say, whose shapes are others."""
+    torch._dynamo.reset()
+    double = torch.compile(lambda x: 2 * x, backend="eager", dynamic=False)
+    progress, console, events = Progress(step=5), Said(), []
+    recompiles = Recompiles(progress, console, events.append)
+    double(torch.ones(3))
+    compiled = graphs()
+    assert recompiles.uncounted(double)(torch.ones(4)).tolist() == [2.0] * 4 and graphs() == compiled + 1
+    recompiles.look()
+    assert progress.recompiles == 1 and [event["graphs"] for event in events] == [1]
