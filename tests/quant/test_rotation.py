@@ -96,7 +96,7 @@ def test_a_part_that_does_not_commute_is_refused() -> None:
 
 def test_attention_without_whole_matrices_is_refused() -> None:
     model = tiny_model(scramble=0.3, basis=LowRank(rank=4, patterns=["blocks.2.attn.c_v"]))
-    with pytest.raises(UserError, match=r"c_v or proj of blocks.2.attn .* model.basis"):
+    with pytest.raises(UserError, match=r"c_v or proj of blocks.2.attn .*model.basis"):
         InternalOnly(seed=42).enter(model)
 
 
