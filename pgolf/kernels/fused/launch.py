@@ -41,6 +41,7 @@ class Tiles(NamedTuple):
 HOPPER = Tiles(128, 256, 64, 8, 4)  # as published (PR 1667): 192 KiB of shared memory
 SIXTEEN_BIT = Tiles(128, 128, 32, 4, 4)  # 64 KiB: fits any GPU with bf16
 WIDE = Tiles(64, 64, 32, 4, 2)
+LARGE = (9, 10)  # compute capabilities with the shared memory for HOPPER; that of later GPUs for desks (12) is 99 KiB
 INTERPRETED = Tiles(32, 32, 32, 4, 1)
 
 
@@ -50,4 +51,4 @@ def tiles(x: Tensor) -> Tiles:
         return INTERPRETED
     if x.element_size() > 2:
         return WIDE
-    return HOPPER if torch.cuda.get_device_capability(x.device)[0] >= 9 else SIXTEEN_BIT
+    return HOPPER if torch.cuda.get_device_capability(x.device)[0] in LARGE else SIXTEEN_BIT

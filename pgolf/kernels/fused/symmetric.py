@@ -126,8 +126,11 @@ def _kernel(  # type: ignore[no-untyped-def]
             total += beta * tl.load(base + matrix * rows * rows + at, mask=inside, other=0.0).to(SUM)
         out += matrix * rows * rows
         rounded = total.to(out.dtype.element_ty)
-        # from the diagonal on, and mirrored beyond it, so that no rounding of a sum can make it unsymmetric
-        tl.store(out + at, rounded, mask=inside & (row[:, None] <= column[None, :]))
         mirrored = column.to(tl.int64)[:, None] * rows + row[None, :]
-        beyond = (column < rows)[:, None] & (row < rows)[None, :] & (column[:, None] > row[None, :])
-        tl.store(out + mirrored, tl.trans(rounded), mask=beyond)
+        within = (column < rows)[:, None] & (row < rows)[None, :]
+        if right == down:  # by halves, so that no rounding of a sum can make it unsymmetric
+            tl.store(out + at, rounded, mask=inside & (row[:, None] <= column[None, :]))
+            tl.store(out + mirrored, tl.trans(rounded), mask=within & (column[:, None] > row[None, :]))
+        else:  # masks that change along a row would allow no wide stores
+            tl.store(out + at, rounded, mask=inside)
+            tl.store(out + mirrored, tl.trans(rounded), mask=within)
