@@ -41,7 +41,7 @@ def stages(groups: list[Group], path: Path) -> Path | None:
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.2, len(names) - 0.8)
     axes.set_ylabel("bits per byte")
-    title(axes, "Bits per byte through the stages (means; seeds as dots; axis does not start at 0)")
+    title(axes, "Bits per byte through the stages (means; seeds as dots)")
     drawing.legend(frameon=False, fontsize=8, loc="outside right upper")
     return save(drawing, path)
 
@@ -103,7 +103,7 @@ def by_length(groups: list[Group], path: Path) -> Path | None:
     axes.set_xticks(range(len(lengths)), [f"up to {longest:,}" for longest in lengths])
     axes.set_xlabel("tokens of a document")
     axes.set_ylabel(f"bits per byte minus {groups[0].label}")
-    title(axes, f"Difference from {groups[0].label} by document length (95 %, paired by document)")
+    title(axes, "Difference by document length (95 %, paired by document)")
     drawing.legend(frameon=False, fontsize=8, loc="outside right upper")
     return save(drawing, path)
 
