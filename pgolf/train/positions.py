@@ -5,7 +5,11 @@ from typing import Any
 
 from pgolf.errors import UserError
 
-SHARED = ("document_packing", "sequential")  # loaders in which all ranks stand at one place of the text
+SHARED = (
+    "document_packing",
+    "sequential",
+    "shared_shuffled_sequence",
+)  # loaders in which all ranks stand at one place of the text
 
 
 def position_of(saved: Sequence[Mapping[str, Any]], fresh: Mapping[str, Any]) -> dict[str, Any]:

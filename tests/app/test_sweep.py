@@ -23,9 +23,10 @@ def test_seeds_change_slowest_and_nothing_else_moves(given, expected):
 
 def test_what_a_study_costs_is_summed_over_what_is_left():
     found = [Estimate(60.0, "", True), Estimate(3600.0, "", False), Estimate(1800.0, "", False)]
-    assert estimate.summed(found, price=20.0) == ["time: 90 min, one job after another", "cost: 30.00 at 20.00 an hour"]
+    prices = {estimate.THE_MACHINE: 20.0}
+    assert estimate.summed(found, prices) == ["time: 90 min, one job after another", "cost: 30.00 at 20.00 an hour"]
     found.append(Estimate(None, "", False))
-    lines = estimate.summed(found, price=20.0)
+    lines = estimate.summed(found, prices)
     assert lines[0].startswith("time: at least 90 min") and "1 job of unknown length" in lines[1]
     assert lines[2].startswith("cost: at least 30.00")
     assert estimate.summed([Estimate(None, "", False)])[0] == "time: unknown"

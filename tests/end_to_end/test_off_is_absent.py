@@ -59,7 +59,8 @@ def with_option(group: str, option: str) -> dict[str, Any]:
 @functools.cache
 def _with_option(group: str, option: str) -> dict[str, Any]:
     root = group.partition("/")[0]
-    choices = [()] + [(f"{root}={path.stem}",) for path in sorted((CONF / root).glob("*.yaml"))]
+    parents = dict.fromkeys((root, group.rpartition("/")[0]))
+    choices = [()] + [(f"{one}={path.stem}",) for one in parents for path in sorted((CONF / one).glob("*.yaml"))]
     for choice in choices:
         job = compose(*choice, f"{group}={option}")
         if not job.refusals:

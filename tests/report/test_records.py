@@ -161,7 +161,7 @@ def test_a_proposal_has_no_figures_and_cannot_have_any(catalogue, tmp_path):
     with pytest.raises(UserError, match="PR 2059 \\(all\\) is a proposal"):
         catalogue.find("pr2059_all")
     text = render_proposal(catalogue, catalogue.published("2059_all"), PRESETS)
-    assert "bits per byte  none" in text and "naive -> lora_ttt -> pr2059_baseline -> pr2059_all" in text
+    assert "bits per byte  none" in text and "naive -> lora_ttt -> pr2059_baseline -> pr2059_jepa -> pr2059_all" in text
     assert "1597, 2584, 4181, 6765, 10946" in text and "0.1928" not in text
     (line,) = [line for line in render_tree(catalogue, {}.__contains__).splitlines() if "pr2059_all" in line]
     assert "no score" in line and not any(char.isdigit() for char in line.split("no score")[1])

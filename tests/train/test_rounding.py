@@ -161,7 +161,7 @@ def test_before_the_first_step_of_a_budget_in_seconds_no_number_of_steps_is_know
 
 
 def test_a_run_that_ends_before_its_moment_says_so() -> None:
-    switch, events, console = switch_of(min_steps=1)
+    switch, events, _ = switch_of(min_steps=1)
     switch.conclude(Progress(step=3))
     assert events == [{"event": "qat", "state": "never"}]
 

@@ -11,7 +11,7 @@ from pgolf.data.loaders.document_packing import DocumentPackingLoader
 from pgolf.data.loaders.order import ShardOrder
 from pgolf.data.loaders.prefetch import Prefetch
 from pgolf.data.loaders.sequential import SequentialLoader
-from pgolf.data.loaders.shuffled_sequence import ShuffledSequenceLoader
+from pgolf.data.loaders.shuffled_sequence import SharedShuffledSequenceLoader, ShuffledSequenceLoader
 
 __all__ = [
     "Batch",
@@ -22,5 +22,6 @@ __all__ = [
     "Prefetch",
     "SequentialLoader",
     "ShardOrder",
+    "SharedShuffledSequenceLoader",
     "ShuffledSequenceLoader",
 ]

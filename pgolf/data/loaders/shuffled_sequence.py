@@ -106,3 +106,28 @@ class ShuffledSequenceLoader:
         self._left = np.array(state["left"], np.float64)
         self._generator.bit_generator.state = state["generator"]
         self.epoch = int(state["epoch"])
+
+
+class SharedShuffledSequenceLoader(ShuffledSequenceLoader):
+    """The same out of one stream of all shards, whose micro-batches the ranks take in turn: every number of ranks makes
+    the same steps, which are those of ShuffledSequenceLoader on one. Each rank draws what the others take, so this is
+    for small batches."""
+
+    def __init__(self, files: Sequence[Path], world_size: int, rank: int, shape: BatchShape):
+        sorted_files(files, world_size, rank)  # refuses a rank that does not exist
+        super().__init__(files, 1, 0, shape)
+        self.ranks, self.own = world_size, rank
+
+    def next(self) -> Batch:
+        """The micro-batch of this rank among the next ones of all ranks."""
+        drawn = []
+        for _ in range(self.ranks):
+            drawn.append(super().next())
+        return drawn[self.own]
+
+    def _identity(self) -> dict[str, Any]:
+        return super()._identity() | {
+            "loader": "shared_shuffled_sequence",
+            "world_size": self.ranks,
+            "rank": self.own,
+        }

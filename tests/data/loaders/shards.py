@@ -9,6 +9,7 @@ from pgolf.data.loaders import (
     CoprimeStrideLoader,
     DocumentPackingLoader,
     SequentialLoader,
+    SharedShuffledSequenceLoader,
     ShuffledSequenceLoader,
 )
 from pgolf.data.shards import write_shard
@@ -57,6 +58,10 @@ def shuffled(files, rank=0, world_size=2):
     return ShuffledSequenceLoader(files, world_size, rank, BatchShape(12, 6))
 
 
+def shuffled_together(files, rank=0, world_size=2):
+    return SharedShuffledSequenceLoader(files, world_size, rank, BatchShape(12, 6))
+
+
 def sequential(files, rank=0, world_size=2):
     return SequentialLoader(files, world_size, rank, BatchShape(12, 6))
 
@@ -65,4 +70,10 @@ def coprime(files, rank=0, world_size=2, ramp_batches=9):
     return CoprimeStrideLoader(files, world_size, rank, BatchShape(12, 6), ramp_batches=ramp_batches)
 
 
-LOADERS = {"document_packing": packing, "shuffled_sequence": shuffled, "sequential": sequential, "coprime": coprime}
+LOADERS = {
+    "document_packing": packing,
+    "shuffled_sequence": shuffled,
+    "shuffled_together": shuffled_together,
+    "sequential": sequential,
+    "coprime": coprime,
+}
