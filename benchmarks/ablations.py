@@ -118,33 +118,34 @@ def run(chosen: list[Study], jobs: int) -> int:
     return 1 if failed else 0
 
 
-def training(study: Study) -> list[str]:
-    """The words that train a study over its seeds."""
+def training(study: Study) -> list[list[str]]:
+    """The command that trains a study over its seeds."""
     seeds = ",".join(map(str, BASE_SEEDS if study.name == "base" else SEEDS))
     words = ["--multirun", f"seed={seeds}", f"name={study.folder}", *BASE, *study.needs, *study.overrides]
-    return [*words, f"hydra.sweep.dir={FOLDER}"]
+    return [[*words, f"hydra.sweep.dir={FOLDER}"]]
 
 
-def again(study: Study) -> list[str]:
-    """The words that quantise or score the base's runs again."""
-    sources = ",".join(map(str, base_runs()))
-    return ["eval", "--multirun", f"run={sources}", *study.needs, *study.overrides]
+def again(study: Study) -> list[list[str]]:
+    """The commands that quantise or score the base's runs again."""
+    return [["eval", f"run={directory}", *study.needs, *study.overrides] for directory in base_runs()]
 
 
-def carry_out(words: list[str], log: str) -> int:
-    """One `pgolf` command in this process, its output in a file; gives its exit status."""
+def carry_out(commands: list[list[str]], log: str) -> int:
+    """`pgolf` commands in this process, their output in a file; gives the exit status of the first that fails."""
     from pgolf.app.machine import prepare_process
 
     prepare_process()
     from pgolf.app import cli
 
     os.chdir(ROOT)
-    sys.argv = ["pgolf", *words]
     with (FOLDER / f"{log}.log").open("w") as file, redirect_stdout(file), redirect_stderr(file):
-        try:
-            cli.main()
-        except SystemExit as end:
-            return int(end.code or 0)
+        for words in commands:
+            sys.argv = ["pgolf", *words]
+            try:
+                cli.main()
+            except SystemExit as end:
+                if end.code:
+                    return int(end.code)
     return 0
 
 
