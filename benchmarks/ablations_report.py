@@ -230,14 +230,13 @@ def table(kind: str, effects: list[Effect]) -> str:
             f"{one.documents_low:+.4f} .. {one.documents_high:+.4f}",
             "" if one.trained is None else f"{one.trained:+.4f}",
             one.verdict,
-            f"{one.seconds:.2f}",
             f"{one.bytes:+,}",
             f"{one.parameters:+,}",
         ]
         for one in sorted((one for one in effects if one.kind == kind), key=lambda one: one.change)
     ]
     headers = ["option", "change", "95 % over seeds", "95 % over documents", "before quantisation", "verdict"]
-    return f"### {kind.capitalize()}\n\n" + markdown_table([*headers, "seconds, ratio", "bytes", "parameters"], rows)
+    return f"### {kind.capitalize()}\n\n" + markdown_table([*headers, "bytes", "parameters"], rows)
 
 
 def draw(effects: list[Effect], noise: dict[str, float]) -> None:
