@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pgolf.app.explain import Refusal, explain
+from pgolf.app.loader import Loader
 from pgolf.app.origin import Layer, Origins
 from pgolf.app.plain import job_config
 from pgolf.errors import UserError
@@ -58,8 +59,8 @@ def resolve_directory(config_path: str | None) -> Path:
 class Composer:
     """Composes jobs from the shipped configuration and, first, the user's own `--config-dir`."""
 
-    def __init__(self, hydra: Hydra, config_name: str):
-        self.hydra, self.config_name = hydra, config_name
+    def __init__(self, hydra: Hydra, loader: Loader, config_name: str):
+        self.hydra, self.loader, self.config_name = hydra, loader, config_name
 
     def jobs(self, overrides: list[str], multirun: bool) -> list[Job]:
         """The jobs of a command line, in order: one, or every combination of a sweep.
@@ -74,12 +75,12 @@ class Composer:
     def groups(self) -> dict[str, list[str]]:
         """Every group of the configuration and its options, nested groups as `model/attention`."""
         found: dict[str, list[str]] = {}
-        waiting = list(self.hydra.config_loader.list_groups(""))
+        waiting = list(self.loader.list_groups(""))
         while waiting:
             group = waiting.pop(0)
-            options = self.hydra.config_loader.get_group_options(group)
+            options = self.loader.get_group_options(group)
             found |= {group: sorted(options)} if options else {}
-            waiting += [f"{group}/{one}" for one in self.hydra.config_loader.list_groups(group)]
+            waiting += [f"{group}/{one}" for one in self.loader.list_groups(group)]
         return {group: names for group, names in sorted(found.items()) if not group.startswith("hydra")}
 
     def placed(self, group: str) -> str:
@@ -103,8 +104,7 @@ class Composer:
         return legal, refusals
 
     def _expand(self, overrides: list[str]) -> list[list[str]]:
-        loader = self.hydra.config_loader
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+        parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(overrides)
         fixed = [str(one.input_line) for one in parsed if one.is_hydra_override()]
         try:
             master = self.hydra.compose_config(self.config_name, fixed, RunMode.MULTIRUN)
@@ -115,7 +115,7 @@ class Composer:
         if sweeper is None or not str(sweeper._target_).endswith(".BasicSweeper"):
             return [fixed + [str(one.input_line) for one in plain if not one.is_sweep_override()]]
         standing = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-        swept = OverridesParser.create(config_loader=loader).parse_overrides(standing) + plain
+        swept = OverridesParser.create(config_loader=self.loader).parse_overrides(standing) + plain
         return [fixed + list(one) for batch in BasicSweeper.split_arguments(swept, None) for one in batch]
 
     def _job(self, overrides: list[str], multirun: bool, refusals: list[Refusal]) -> Job:
@@ -132,16 +132,15 @@ class Composer:
                 remaining.remove(refusal.override)
         config, unresolved = job_config(composed, composed.hydra)
         directory = Path() if refusals or unresolved else _directory(composed, multirun)
-        origins = Origins(self._layers(remaining), _assignments(remaining, composed))
-        options = self.hydra.config_loader.get_group_options
+        origins = Origins(self._layers(), _assignments(remaining, composed))
+        options = self.loader.get_group_options
         return Job(overrides, config, directory, origins, options, refusals, unresolved)
 
-    def _layers(self, overrides: list[str]) -> list[Layer]:
-        loader = self.hydra.config_loader
-        defaults = loader.compute_defaults_list(self.config_name, overrides, RunMode.RUN).defaults
-        roots = [Path(one.path) for one in loader.get_sources() if one.scheme() == "file"]
+    def _layers(self) -> list[Layer]:
+        """The files of the composition just made."""
+        roots = [Path(one.path) for one in self.loader.get_sources() if one.scheme() == "file"]
         layers = []
-        for default in defaults:
+        for default in self.loader.defaults:
             path = default.config_path or ""
             if path.startswith("hydra/"):
                 continue
@@ -162,7 +161,10 @@ def composer(extra: str | None = None, directory: Path | None = None, name: str 
         search_path.prepend("command-line", f"file://{Path(extra).absolute()}", anchor)
     GlobalHydra.instance().clear()
     try:
-        yield Composer(Hydra.create_main_hydra2("pgolf", search_path), name)
+        loader = Loader(search_path)
+        hydra = Hydra("pgolf", loader)
+        GlobalHydra.instance().initialize(hydra)
+        yield Composer(hydra, loader, name)
     finally:
         GlobalHydra.instance().clear()
 
