@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgolf.app.compose import composer, config_directory
+from pgolf.app.heads import company
 from pgolf.digest import digest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,12 +31,14 @@ BASE = ("scale=nano", "ttt=none")
 TRAINED, REQUANTISED, SCORED = "trained", "requantised", "scored again"
 KIND_OF_ROOT = {"model": TRAINED, "optim": TRAINED, "train": TRAINED, "quant": REQUANTISED, "ttt": SCORED}
 SELF_TRAINED = ("quant/qat",)  # groups of quant that act in training
-LEFT_OUT = {
+LEFT_OUT = {  # groups and single options
     "train/early_stop": "ends runs, changes none",
     "model/precision": "the same numbers on a CPU",
     "optim/mup": "the same numbers at the base width",
     "quant/scheme": "below, for the matrices",
     "train/diagnostics": "watches and changes nothing",
+    "train/warmup": "forgets all but the compiled code",
+    "train/loader=shuffled_sequence": "the same batches in one process",
 }
 
 
@@ -75,9 +78,10 @@ def of_groups() -> Iterator[Study]:
             key = made.placed(group)
             kind = TRAINED if group in SELF_TRAINED else KIND_OF_ROOT[root]
             for name in names:
-                if not (config_directory() / group / f"{name}.yaml").is_file():
+                file = config_directory() / group / f"{name}.yaml"
+                if not file.is_file() or f"{group}={name}" in LEFT_OUT:
                     continue
-                overrides = (f"{key}={name}",)
+                overrides = (f"{key}={name}", *(company(file) if kind == TRAINED else ()))
                 job = made.jobs([*BASE, *overrides], False)[0]
                 if job.unresolved or job.refusals or digest(job.config) == digest(chosen.config):
                     continue

@@ -27,6 +27,7 @@ RESULTS, DOCUMENT, PICTURE = (
     ROOT / "docs" / "ablations.png",
 )
 LEVEL = 0.05
+TIMED = {"trained": "train.seconds", "requantised": "seconds.compress", "scored again": "stages.final.seconds"}
 SEEDS = 3  # that an option needs to be shown
 
 
@@ -37,7 +38,8 @@ class Effect:
     change: final score, mean of the shared seeds; low, high: t interval over these seeds; documents_*: bootstrap over
     documents of the seeds' mean; trained: change of the weights before quantisation (None where they are the same);
     p: two-sided, of so large a change by the noise of seeds pooled over all options; verdict: after Holm's correction.
-    seconds: of training, or of scoring where nothing was trained, as a ratio; bytes: of the artifact, as a difference.
+    seconds: of training, of compressing or of scoring, whichever was done again, as a ratio of medians, and the
+    scatter of the option's own over its seeds, as a share; bytes: of the artifact, as a difference.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Effect:
     documents_high: float
     trained: float | None
     seconds: float
+    seconds_scatter: float
     bytes: int
     parameters: int
     seeds: int
@@ -119,8 +122,7 @@ def effect(study: Any, base: dict[int, Run], candidate: dict[int, Run]) -> Effec
     nats = [np.mean([run.documents().nats["final"] for run in side], axis=0) for side in sides]
     documents = bootstrap_documents(nats[0], nats[1], sides[0][0].documents().num_bytes, 5000)
     trained = [np.mean([figure(run.summary, "stages.pre_quant.val_bpb") or math.nan for run in side]) for side in sides]
-    timed = "train.seconds" if study.kind == "trained" else "stages.final.seconds"
-    seconds = [np.mean([figure(run.summary, timed) or math.nan for run in side]) for side in sides]
+    seconds = [[seconds_of(run, study.kind) for run in side] for side in sides]
     size, parameters = (
         [max(int(figure(run.summary, key) or 0) for run in side) for side in sides]
         for key in ("artifact.total_bytes", "model.parameters")
@@ -135,12 +137,18 @@ def effect(study: Any, base: dict[int, Run], candidate: dict[int, Run]) -> Effec
         documents_low=-documents.high,
         documents_high=-documents.low,
         trained=float(trained[1] - trained[0]) if study.kind == "trained" else None,
-        seconds=float(seconds[1] / seconds[0]),
+        seconds=float(np.median(seconds[1]) / np.median(seconds[0])),
+        seconds_scatter=float(np.std(seconds[1], ddof=1) / np.mean(seconds[1])),
         bytes=size[1] - size[0],
         parameters=parameters[1] - parameters[0],
         seeds=len(seeds),
         gains=[finals[1][seed] - finals[0][seed] for seed in seeds],
     )
+
+
+def seconds_of(run: Run, kind: str) -> float:
+    """Wall time of what was done again for an option of this kind."""
+    return figure(run.summary, TIMED[kind]) or math.nan
 
 
 def judge(effects: list[Effect]) -> dict[str, float]:
@@ -183,6 +191,7 @@ def facts_of(
         "base_seeds": sorted(base),
         "noise_of_a_difference": noise,
         "detectable_with_three_seeds": {kind: 2.8 * one / math.sqrt(3) for kind, one in noise.items()},
+        "seconds_scatter": float(np.median([one.seconds_scatter for one in effects])),
         "options": len(effects),
         "started": started,
         "unfinished": failed,
@@ -211,6 +220,11 @@ def summary(facts: dict[str, Any]) -> str:
         f"{facts['options']} options, {facts['started']} runs started (register: "
         "benchmarks/results/ablations-started.jsonl).",
     ]
+    lines.append(
+        "Seconds: runs of one option that differ in the seed alone scatter by "
+        f"{facts['seconds_scatter']:.0%} (standard deviation, median over the options); a ratio that near to 1 says "
+        "nothing."
+    )
     if facts["unfinished"]:
         lines.append("Started and not finished: " + "; ".join(facts["unfinished"]) + ".")
     if facts["not_run"]:
@@ -230,13 +244,14 @@ def table(kind: str, effects: list[Effect]) -> str:
             f"{one.documents_low:+.4f} .. {one.documents_high:+.4f}",
             "" if one.trained is None else f"{one.trained:+.4f}",
             one.verdict,
+            f"{one.seconds:.2f}",
             f"{one.bytes:+,}",
             f"{one.parameters:+,}",
         ]
         for one in sorted((one for one in effects if one.kind == kind), key=lambda one: one.change)
     ]
     headers = ["option", "change", "95 % over seeds", "95 % over documents", "before quantisation", "verdict"]
-    return f"### {kind.capitalize()}\n\n" + markdown_table([*headers, "bytes", "parameters"], rows)
+    return f"### {kind.capitalize()}\n\n" + markdown_table([*headers, "seconds", "bytes", "parameters"], rows)
 
 
 def draw(effects: list[Effect], noise: dict[str, float]) -> None:

@@ -21,6 +21,7 @@ import torch
 
 from pgolf.app import build
 from pgolf.app.compose import Composer, Job, composer, config_directory
+from pgolf.app.heads import head_comment
 from pgolf.files import write_bytes
 from pgolf.model.flops import flops_per_token
 from pgolf.model.roles import parameter_roles
@@ -129,18 +130,6 @@ def every_option(made: Composer) -> Iterator[Option]:
                 costly = group.partition("/")[0] in COSTLY
                 job = made.jobs([*FULL, f"{key}={name}"], False)[0] if costly else None
                 yield Option(group, name, key, job, *head_comment(path).partition(PUBLISHED)[::2])
-
-
-def head_comment(path: Path) -> str:
-    """The comment at the head of a file as one line."""
-    lines = []
-    for line in path.read_text("utf-8").splitlines():
-        if line.startswith("# @package"):
-            continue
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").strip())
-    return " ".join(lines)
 
 
 def presets_by_option(made: Composer, groups: set[str]) -> dict[tuple[str, str], list[str]]:

@@ -114,7 +114,8 @@ def _check_calibration(model: Any, quant: Any) -> None:
 
 
 def _check_rounding(config: dict[str, Any], model: Any, parts: dict[str, Any]) -> None:
-    """Whether training with rounded weights rounds something, for enough steps."""
+    """Whether training with rounded weights rounds something, for enough steps, and its promise can be kept."""
+    from pgolf.optim.averaging import ExponentialAverage
     from pgolf.quant.compress import Compressor
     from pgolf.train.loop import Trainer
 
@@ -123,6 +124,13 @@ def _check_rounding(config: dict[str, Any], model: Any, parts: dict[str, Any]) -
         with blaming(config["quant"], "quant"):
             rounding = quant.training(model, lambda names, with_moments: {})
             train.refuse_rounding(rounding, train.course(list(model.plans)))
+        averaging = train.averaging(model)
+        if quant.qat.exact and not (isinstance(averaging, ExponentialAverage) and averaging.decay == 0.0):
+            raise BuildError(
+                "train.averaging",
+                "this rule of quant.qat promises that the artifact holds what training saw, and an average of weights "
+                "is what it never saw: choose train/averaging=last",
+            )
 
 
 def _attempt(problems: list[Problem], config: dict[str, Any], action: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pgolf.app.compose import composer, config_directory
+from pgolf.app.heads import head_comment
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +42,7 @@ def test_every_option_has_a_row_with_the_words_of_its_file(script, rows):
                 for name in names:
                     path = config_directory() / group / f"{name}.yaml"
                     if name != "none" and path.is_file():
-                        said, _, published = script.head_comment(path).partition(script.PUBLISHED)
+                        said, _, published = head_comment(path).partition(script.PUBLISHED)
                         expected[made.placed(group), name] = (said, published)
     listed = {place: (cells[1], cells[7]) for place, cells in rows.items()}
     assert listed == expected, "run python scripts/catalogue.py"

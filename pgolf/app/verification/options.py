@@ -6,8 +6,9 @@ from typing import Any
 
 from pgolf.app import build
 from pgolf.app.check import problems_of
-from pgolf.app.compose import Job, composer, resolve_directory
+from pgolf.app.compose import Job, composer, config_directory, resolve_directory
 from pgolf.app.console import Screen
+from pgolf.app.heads import company
 from pgolf.app.plain import NO_VALUE_GIVEN
 from pgolf.app.verification.pair import random_loss, state_hash
 from pgolf.digest import config_hash
@@ -42,14 +43,15 @@ def try_all(screen: Screen, options: argparse.Namespace) -> int:
 
 def _every_option(options: argparse.Namespace) -> Iterator[tuple[str, Job]]:
     with composer(options.config_dir, resolve_directory(options.config_path), options.config_name) as made:
-        chosen = made.groups()
-        for group, names in chosen.items():
+        groups = made.groups()
+        for group, names in groups.items():
             if group.partition("/")[0] in QUIET_GROUPS:
                 continue
             key = made.placed(group)
             for name in names:
-                overrides = [f"{key}={name}"] + ([] if group == "scale" else ["scale=mini"])
-                yield f"{key}={name}", made.jobs(overrides, False)[0]
+                file = config_directory() / group / f"{name}.yaml"
+                chosen = [f"{key}={name}", *(company(file) if file.is_file() else ())]
+                yield " ".join(chosen), made.jobs([*chosen, *([] if group == "scale" else ["scale=mini"])], False)[0]
 
 
 def step(job: Job) -> list[str]:
