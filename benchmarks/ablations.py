@@ -38,6 +38,7 @@ LEFT_OUT = {  # groups and single options
     "quant/scheme": "below, for the matrices",
     "train/diagnostics": "watches and changes nothing",
     "train/warmup": "forgets all but the compiled code",
+    "train/batch=growing": "below, with smaller micro-batches",
     "train/loader=shuffled_sequence": "the same batches in one process",
 }
 
@@ -96,6 +97,7 @@ SETTINGS: tuple[Study, ...] = (
     ),
     *(Study(f"quant.matrix.bits={bits}", REQUANTISED, (f"quant.matrix.bits={bits}",)) for bits in (3, 4, 5, 8)),
     Study("model.depth.num_loops=0", TRAINED, ("model.depth.num_loops=0",)),
+    Study("train/batch=growing", TRAINED, ("train/batch=growing", "train.micro_batch_tokens=512")),
     Study("train.loop_at=0.0", TRAINED, ("train.loop_at=0.0",)),
     Study("model.layer_scale=false", TRAINED, ("model.layer_scale=false",)),
     Study("model.skip_gates=false", TRAINED, ("model.skip_gates=false",)),
