@@ -99,7 +99,7 @@ def evaluate(
         if group.leads and not (directory / name).exists():
             write_bytes(directory / name, (source / name).read_bytes())
     if group.leads and not requantise:
-        write_code(directory, (*recipe.modules, *shop.kernel_modules))  # another strategy is other code
+        _write_code(shop)  # another strategy is other code
     group.barrier()
     shop.record.stage("prepare", lambda: _prepare(shop))
     _ = shop.dataset
@@ -281,7 +281,7 @@ def _compress(shop: Workshop) -> dict[str, Any]:
                 state, roles, calibrations, metadata, shop.directory / "artifact.pgolf", shop.console
             )
         with clock.phase("pack"):
-            write_code(shop.directory, (*recipe.modules, *shop.kernel_modules))
+            _write_code(shop)
     shop.group.barrier()
     fitted = {}
     if recipe.quant.temperature is not None:
@@ -294,6 +294,11 @@ def _compress(shop: Workshop) -> dict[str, Any]:
         "artifact": artifact_bytes(shop.directory, recipe.quant.limit_bytes, recipe.quant.reading),
         **fitted,
     }
+
+
+def _write_code(shop: Workshop) -> None:
+    """Write code.zip and wrapper.py of a run."""
+    write_code(shop.directory, (*shop.recipe.modules, *shop.kernel_modules), shop.recipe.cache_root)
 
 
 def _fit_temperature(shop: Workshop, temperature: Temperature) -> float:

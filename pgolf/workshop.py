@@ -48,6 +48,7 @@ class Recipe:
     description: dict[str, Any]
     # modules whose code a submission of this run would hold: those the configuration names and what every run needs
     modules: tuple[str, ...]
+    cache_root: Path | None = None  # for what takes long to make and is the same for every run
 
 
 def chosen_attention(recipe: Recipe, device: torch.device) -> tuple[str, Attention]:

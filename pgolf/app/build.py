@@ -35,6 +35,7 @@ class BuildError(UserError):
 
 def recipe(config: dict[str, Any]) -> "Recipe":
     """The recipe that `pgolf.run.execute` carries out, from a resolved configuration."""
+    from pgolf.app.machine import cache_root
     from pgolf.quant.code import RUN_ENTRIES, modules_of
     from pgolf.run import Recipe
 
@@ -53,6 +54,7 @@ def recipe(config: dict[str, Any]) -> "Recipe":
             "vocab_size": parts["data"].vocab_size,
         },
         modules=(*RUN_ENTRIES, *modules_of([config[key] for key in COUNTED])),
+        cache_root=cache_root(),
         **parts,
     )
 

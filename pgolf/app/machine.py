@@ -26,12 +26,16 @@ def prepare_process() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+def cache_root() -> Path:
+    """Where things lie that can be made again at any time, only slower."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pgolf"
+
+
 def keep_compiled(code_hash: str) -> Path:
     """Let torch.compile and triton keep what they make in a folder for this code, which later runs of the same code
     find warm; gives it. What the user has set (TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR) is kept. Nothing is compiled,
     and no folder made, unless a run does compile."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "pgolf" / "compiled" / code_hash[:16]
+    folder = cache_root() / "compiled" / code_hash[:16]
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
     return folder

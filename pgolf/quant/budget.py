@@ -30,10 +30,10 @@ class Saving:
     exact: bool
 
 
-def write_code(directory: Path, entries: Sequence[str]) -> None:
-    """Write code.zip and wrapper.py with the modules that the entries need."""
+def write_code(directory: Path, entries: Sequence[str], cache_root: Path | None = None) -> None:
+    """Write code.zip and wrapper.py with the modules that the entries need; `cache_root` as in `write_wrapper`."""
     write_code_archive(directory / FILES["shipped"], entries=entries)
-    write_wrapper(directory / FILES["wrapped"], entries=entries)
+    write_wrapper(directory / FILES["wrapped"], entries=entries, cache_root=cache_root)
 
 
 def artifact_bytes(directory: Path, limit_bytes: int, reading: Reading = "wrapped") -> dict[str, Any]:

@@ -157,6 +157,8 @@ def _imports(source: Path, module: str, *, is_package: bool) -> list[str]:
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
+        if isinstance(node, ast.expr):
+            continue  # holds no statement, and is most of the tree
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             waiting.extend(node.orelse)
             continue

@@ -5,13 +5,18 @@ LZMA, and a few lines in front import them from memory: run or import the file, 
 are a literal in Latin-1, where five of 256 values need an escape: that takes two per cent, base 85 would take 25.
 """
 
+import contextlib
+import inspect
 import json
 import lzma
+import sys
 from collections.abc import Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
-from pgolf.files import atomic_open
+from pgolf.errors import UserError
+from pgolf.files import atomic_open, sha256_bytes, write_bytes
 from pgolf.quant.code import ENTRIES, package_root, reachable_modules
 
 FILTER = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}
@@ -28,14 +33,17 @@ sys.meta_path.insert(0,W())
 """
 
 
-def write_wrapper(path: Path, *, entries: Sequence[str] = ENTRIES, root: Path | None = None) -> int:
+def write_wrapper(
+    path: Path, *, entries: Sequence[str] = ENTRIES, root: Path | None = None, cache_root: Path | None = None
+) -> int:
     """Write the file atomically; return its size. The same sources give the same bytes.
 
-    `entries`, `root` and errors: as in `pgolf.quant.code.write_code_archive`.
+    `entries`, `root` and errors: as in `pgolf.quant.code.write_code_archive`. Below `cache_root` modules are kept as
+    they are after minifying, which takes seconds.
     """
     sources = reachable_modules(root or package_root(), entries)
     modules = {
-        name: (source.name == "__init__.py", minified(source.read_text("utf-8")))
+        name: (source.name == "__init__.py", _kept(source.read_text("utf-8"), cache_root))
         for name, source in sorted(sources.items())
     }
     text = json.dumps(modules, separators=(",", ":"), ensure_ascii=False)
@@ -43,6 +51,22 @@ def write_wrapper(path: Path, *, entries: Sequence[str] = ENTRIES, root: Path | 
     with atomic_open(path) as file:
         file.write((FRONT % _literal(packed)).encode("latin-1"))
     return Path(path).stat().st_size
+
+
+def _kept(source: str, cache_root: Path | None) -> str:
+    """`minified(source)`, from its file below `cache_root` where there is one that is whole."""
+    if cache_root is None:
+        return minified(source)
+    maker = f"{version('python-minifier')} {sys.version_info[:2]} {inspect.getsource(minified)}"
+    file = cache_root / "minified" / sha256_bytes(f"{maker}\0{source}".encode())
+    if file.is_file():
+        seal, _, text = file.read_bytes().partition(b"\n")
+        if seal == sha256_bytes(text).encode():
+            return text.decode()
+    result = minified(source)
+    with contextlib.suppress(UserError):  # a cache that cannot be written costs a run time, and nothing else
+        write_bytes(file, f"{sha256_bytes(result.encode())}\n{result}".encode())
+    return result
 
 
 @cache

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import python_minifier
 import torch
 
 from pgolf.errors import UserError
@@ -95,3 +96,29 @@ def test_an_unknown_entry_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pgolf\.nowhere"):
         write_wrapper(tmp_path / "w.py", entries=["pgolf.nowhere"], root=tmp_path)
     assert not (tmp_path / "w.py").exists()
+
+
+def test_what_was_minified_once_is_read_again_if_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries, cache = ["pgolf.quant.container"], tmp_path / "cache"
+    plain, first, second, third = (tmp_path / f"{name}.py" for name in ("plain", "first", "second", "third"))
+    write_wrapper(plain, entries=entries)
+    write_wrapper(first, entries=entries, cache_root=cache)
+    kept = sorted(path for path in cache.rglob("*") if path.is_file())
+    assert len(kept) == len({path.read_text("utf-8") for path in reachable_modules(CHECKOUT, entries).values()})
+
+    whole = kept[0].read_bytes()
+    minified.cache_clear()
+    with monkeypatch.context() as context:
+        context.setattr(python_minifier, "minify", None)  # would raise TypeError
+        write_wrapper(second, entries=entries, cache_root=cache)
+    kept[0].write_bytes(whole[:-1])
+    write_wrapper(third, entries=entries, cache_root=cache)
+    assert kept[0].read_bytes() == whole
+    assert plain.read_bytes() == first.read_bytes() == second.read_bytes() == third.read_bytes()
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    write_wrapper(tmp_path / "a.py", entries=["pgolf.errors"], cache_root=tmp_path / "file")
+    write_wrapper(tmp_path / "b.py", entries=["pgolf.errors"])
+    assert (tmp_path / "a.py").read_bytes() == (tmp_path / "b.py").read_bytes()
