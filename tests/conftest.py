@@ -4,10 +4,15 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 # a shell ignores SIGINT for what it runs in the background, and children inherit that; tests of interruptions need it
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# how long an example takes depends on what else the machine does
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

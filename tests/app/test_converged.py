@@ -9,18 +9,17 @@ import pytest
 import torch
 
 from pgolf.app.build import build
-from pgolf.app.compose import composer, config_directory
 from pgolf.app.verbs import inspect
 from pgolf.errors import ConfigError, UserError
 from pgolf.train.weights import save
+from tests.shipped import job
 
 
 def model_of(*overrides: str) -> tuple[dict[str, Any], Any]:
     """The configuration and the model of a command line at mini scale."""
-    with composer(directory=config_directory()) as made:
-        job = made.jobs([*overrides], False)[0]
-    assert not job.refusals
-    return job.config, build(job.config["model"], "model")(300, 7)
+    chosen = job(*overrides)
+    assert not chosen.refusals
+    return chosen.config, build(chosen.config["model"], "model")(300, 7)
 
 
 def trained(directory: Path, *overrides: str) -> dict[str, torch.Tensor]:

@@ -1,20 +1,22 @@
 """A key that nothing reads is refused, whoever set it: on an absent part, or without effect beside other settings."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from pgolf.app.check import advice, require_valid
 from pgolf.app.cli import application
-from pgolf.app.compose import composer, config_directory
+from pgolf.app.compose import composer
 from pgolf.app.unread import replaced_by_scale, unread
 from pgolf.errors import ConfigError
+from tests import shipped
 
 
 def told(*overrides: str, multirun: bool = False, extra: Path | None = None) -> list[str]:
     """What is said of a command line."""
-    with composer(None if extra is None else str(extra), config_directory()) as made:
-        jobs = made.jobs(list(overrides), multirun)
+    with nullcontext(shipped.made()) if extra is None else composer(str(extra)) as one:
+        jobs = one.jobs(list(overrides), multirun)
         assert not any(job.refusals for job in jobs)
         return unread(jobs)
 
@@ -78,7 +80,7 @@ def test_an_experiment_cannot_set_what_it_leaves_absent(tmp_path):
 
 def test_what_the_sizes_replace_is_said(tmp_path):
     experiment(tmp_path, "mine", "model:\n  dim: 128\n  qk_gain: 3.0\n")
-    with composer(str(tmp_path), config_directory()) as made:
+    with composer(str(tmp_path)) as made:
         (shrunk,) = made.jobs(["experiment=mine"], False)
         (typed,) = made.jobs(["experiment=mine", "model.dim=64"], False)
         (full,) = made.jobs(["experiment=mine", "scale=full"], False)
@@ -100,15 +102,13 @@ def test_a_reference_that_is_no_run_is_refused_before_any_work(tmp_path):
 
 
 def test_the_part_of_another_group_is_named():
-    with composer(directory=config_directory()) as made:
-        (job,) = made.jobs(["seed=1"], False)
+    job = shipped.job("seed=1")
     assert advice(job, "model.mup") == "Choose a part with optim/mup=width, which model.mup follows"
     assert advice(job, "model.lanes").startswith("Choose a part with model/lanes=exchanging|")
 
 
 def test_the_command_line_is_refused():
-    with composer(directory=config_directory()) as made:
-        jobs = made.jobs(["+train.early_stop.reference=/x"], False)
+    jobs = [shipped.job("+train.early_stop.reference=/x")]
     with pytest.raises(ConfigError, match="train.early_stop is absent, so nothing reads it"):
         require_valid(jobs)
     require_valid(jobs, all_read=False)

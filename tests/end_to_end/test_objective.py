@@ -3,8 +3,9 @@
 import pytest
 
 from pgolf.app.check import problems_of
-from pgolf.app.compose import Job, composer
+from pgolf.app.compose import Job
 from pgolf.digest import digest
+from tests import shipped
 
 from .conftest import CHECKOUT, TINY
 
@@ -12,8 +13,7 @@ OPTIONS = sorted(path.stem for path in (CHECKOUT / "conf" / "train" / "loss").gl
 
 
 def job(*overrides: str) -> Job:
-    with composer() as made:
-        return made.jobs([*TINY, "data.source.paths=[unused]", *overrides], False)[0]
+    return shipped.job(*TINY, "data.source.paths=[unused]", *overrides)
 
 
 def test_every_option_is_accepted_alone_and_several_together() -> None:

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from pgolf.app.build import build
-from pgolf.app.compose import Job, composer
+from pgolf.app.compose import Job
 from pgolf.data.loaders import Batch
 from pgolf.digest import ABSENT_TARGET, digest
 from pgolf.kernels.attend import select
 from pgolf.model.gpt import GPT
 from pgolf.train.loop import batch_loss
+from tests.shipped import job
 
 from .conftest import CHECKOUT, TINY
 
@@ -47,8 +48,7 @@ VOCABULARY, SEED = 300, 7
 
 def compose(*overrides: str) -> Job:
     """One composed job of the tiny configuration."""
-    with composer() as made:
-        return made.jobs([*TINY, "data.source.paths=[unused]", *overrides], False)[0]
+    return job(*TINY, "data.source.paths=[unused]", *overrides)
 
 
 def with_option(group: str, option: str) -> dict[str, Any]:

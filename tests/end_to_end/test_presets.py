@@ -7,9 +7,9 @@ import torch
 
 from pgolf.app import build
 from pgolf.app.check import problems_of
-from pgolf.app.compose import Job, composer
 from pgolf.report.catalogue import Proposal, load_catalogue
 from pgolf.report.presets import preset_directory, read_presets
+from tests.shipped import job
 
 from .conftest import TINY, Ground, only, succeed
 
@@ -24,11 +24,6 @@ FAMILIES = {
     "pr2059_e2e": [],
 }
 UNCALIBRATED = {"naive", "pr2059_all", "pr2059_e2e"}  # quant=baseline reads no calibration text
-
-
-def job(*overrides: str) -> Job:
-    with composer() as made:
-        return made.jobs(list(overrides), False)[0]
 
 
 @pytest.mark.parametrize("name", PRESETS)

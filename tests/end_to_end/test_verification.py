@@ -3,10 +3,10 @@
 import pytest
 
 from pgolf.app import build
-from pgolf.app.compose import composer
 from pgolf.app.verbs.verify import main
 from pgolf.app.verification import events
 from pgolf.app.verification.events import Story, story
+from tests.shipped import job
 
 TINY = (
     "model.dim=48",
@@ -19,10 +19,9 @@ TINY = (
 
 
 def told(*overrides: str) -> Story:
-    with composer() as made:
-        job = made.jobs([*TINY, *overrides], False)[0]
-    assert not job.refusals, job.refusals
-    return story(build.recipe(job.config))
+    chosen = job(*TINY, *overrides)
+    assert not chosen.refusals, chosen.refusals
+    return story(build.recipe(chosen.config))
 
 
 def test_events_fire_at_their_steps_and_a_strategy_that_adapts_steps() -> None:
@@ -59,9 +58,7 @@ def test_an_optimiser_that_steps_where_nothing_should_learn_is_a_problem(monkeyp
 
 
 def test_a_model_that_is_too_large_is_not_trained_here() -> None:
-    with composer() as made:
-        job = made.jobs(["scale=full"], False)[0]
-    found = story(build.recipe(job.config))
+    found = story(build.recipe(job("scale=full").config))
     assert found.steps == 0 and "no short training here" in found.lines()[-1]
 
 

@@ -4,18 +4,17 @@ import pytest
 import torch
 
 from pgolf.app import build
-from pgolf.app.compose import composer
 from pgolf.interop import golden_sunflowers
 from pgolf.interop.golden_sunflowers import DIGEST, SEED, SIZES, TABLES, equivalence, smoke
 from pgolf.interop.initial_state import naive_state, published_digest, random_batch
+from tests.shipped import job
 
 
 @pytest.fixture(scope="module")
 def baseline():
-    with composer() as made:
-        job = made.jobs(["experiment=pr2059_baseline", *TABLES], False)[0]
-    assert not job.refusals
-    return build.build(job.config["model"], "model")
+    chosen = job("experiment=pr2059_baseline", *TABLES)
+    assert not chosen.refusals
+    return build.build(chosen.config["model"], "model")
 
 
 def by_name(findings) -> dict[str, str]:

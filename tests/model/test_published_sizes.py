@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from pgolf.app.build import build
-from pgolf.app.compose import composer
 from pgolf.kernels.packing import Packing
 from pgolf.model.context import Context
 from pgolf.model.roles import parameter_roles, stream
+from tests.shipped import job
 
 TWO_LANE = "model/lanes=two_lane"
 SPARSE, SMEAR = "model/attention/gate=sparse", "model/smear=smear_bos"
@@ -65,10 +65,9 @@ PUBLISHED = {
 
 
 def model_of(vocab_size, *overrides):
-    with composer() as made:
-        job = made.jobs(list(overrides), False)[0]
-    assert not job.refusals
-    return build(job.config["model"], "model")(vocab_size, 42)
+    chosen = job(*overrides)
+    assert not chosen.refusals
+    return build(chosen.config["model"], "model")(vocab_size, 42)
 
 
 @pytest.mark.parametrize("record", PUBLISHED)

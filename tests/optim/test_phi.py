@@ -3,19 +3,18 @@
 import pytest
 
 from pgolf.app import build
-from pgolf.app.compose import composer
 from pgolf.model.phi import ALPHA
 from pgolf.optim.phi import MatrixRateScale
 from pgolf.optim.roles import NameRule
 from tests.optim.small import Net, optimisers
+from tests.shipped import job
 
 
 def rates(*overrides, **settings) -> dict[str, set[float]]:
     """Learning rates by role, of a small model whose optimisers are composed."""
-    with composer() as made:
-        job = made.jobs(["scale=mini", *overrides], False)[0]
-    assert not job.refusals
-    factory = build.build(job.config["optim"], "optim")
+    chosen = job("scale=mini", *overrides)
+    assert not chosen.refusals
+    factory = build.build(chosen.config["optim"], "optim")
     rows = factory(Net(), **settings).table()
     return {role: {row["lr"] for row in rows if row["group"] == role} for role in {row["group"] for row in rows}}
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from pgolf.app import build
-from pgolf.app.compose import composer
 from pgolf.model.mup import WidthScaling
 from pgolf.optim.clip import GlobalNorm
 from pgolf.optim.exchange import GradientExchange
 from pgolf.optim.roles import NameRule
 from tests.optim.small import DIM, Net, backward, optimisers
+from tests.shipped import job
 from tests.support import ALONE, GOLDEN
 
 
@@ -22,12 +22,11 @@ def row_of(made, name):
 
 def composed(*overrides):
     """The model on the meta device and the factory of its optimisers, of a composed configuration."""
-    with composer() as made:
-        job = made.jobs(["scale=full", *overrides], False)[0]
-    assert not job.refusals
+    chosen = job("scale=full", *overrides)
+    assert not chosen.refusals
     with torch.device("meta"):
-        model = build.build(job.config["model"], "model")(8192, 0)
-    return model, build.build(job.config["optim"], "optim")
+        model = build.build(chosen.config["model"], "model")(8192, 0)
+    return model, build.build(chosen.config["optim"], "optim")
 
 
 def test_every_parameter_belongs_to_one_optimiser():

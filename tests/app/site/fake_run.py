@@ -18,6 +18,7 @@ class Recipe:
     kernels: str
     fused: str | list[str]
     data_root: Path
+    cache_root: Path
     data: Any
     model: Any
     optim: Any
