@@ -62,11 +62,10 @@ def planned_and_actual(
     return table
 
 
-def never_happened(schedules: Mapping[str, Schedule], last: Position) -> list[str]:
-    """A sentence for every turn of a schedule that training ended before (a published taper was planned for step 14,000
-    of a run that stopped at step 4,844, and nobody saw)."""
-    every = [(name, turn) for name, schedule in schedules.items() for turn in schedule.turns]
-    return [missed(name, turn, last) for name, turn in every if not turn.reached(last)]
+def never_happened(turns: Iterable[tuple[str, Turn]], last: Position) -> list[str]:
+    """A sentence for every (setting, turn) that training ended before (a published taper was planned for step 14,000 of
+    a run that stopped at step 4,844, and nobody saw)."""
+    return [missed(name, turn, last) for name, turn in turns if not turn.reached(last)]
 
 
 def missed(name: str, turn: Turn, last: Position) -> str:

@@ -1,10 +1,10 @@
 """The course of a run: every setting that changes over training, read off one clock."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pgolf.optim.schedule import Activation, Constant, Position, Product, Rewarmup, Schedule, Stages
+from pgolf.optim.schedule import Activation, Constant, Position, Product, Rewarmup, Schedule, Stages, Turn
 from pgolf.optim.table import never_happened, planned, positions, with_changes
 
 POINTS = 201  # moments of the planned table
@@ -37,6 +37,12 @@ class Course:
     plan: Activation
     sequence_tokens: Schedule
     batch_tokens: Schedule
+    others: Sequence[tuple[str, Turn]] = ()  # turns of what is no setting: (its name, the turn)
+
+    @property
+    def turns(self) -> list[tuple[str, Turn]]:
+        """Where a setting, or what is none, changes its course."""
+        return [*((name, turn) for name, one in self.schedules.items() for turn in one.turns), *self.others]
 
     @property
     def schedules(self) -> Mapping[str, Schedule]:
@@ -73,7 +79,7 @@ class Course:
 
     def never_happened(self, last: Position) -> list[str]:
         """A sentence for every turn that training ended before."""
-        return never_happened(self.schedules, last)
+        return never_happened(self.turns, last)
 
 
 def rewarmed(schedule: Schedule, steps: int) -> Schedule:

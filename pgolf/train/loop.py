@@ -206,6 +206,7 @@ class Trainer:
             plan=self.activation(plans),
             sequence_tokens=constant_or(self.context, self.sequence_tokens),
             batch_tokens=constant_or(self.batch, self.batch_tokens),
+            others=() if self.loss is None else self.loss.turns,
         )
 
     def refuse_rounding(self, rounding: Rounding | None, course: Course) -> None:

@@ -41,7 +41,7 @@ def test_what_a_budget_ends_before_never_fires() -> None:
 
 def test_a_term_of_the_loss_begins_where_it_says() -> None:
     jepa = ("train/loss=linear_span", "train.loss.terms.linear_span.start=0.5", "ttt=none")
-    assert "loss: the term linear_span begins (step 4)" in told(*jepa).fired
+    assert "train.loss.terms.linear_span: the term starts (step 4)" in told(*jepa).fired
     late = told(*jepa[:1], "train.loss.terms.linear_span.start=0.99", "ttt=none")
     assert any("never fires: train.loss.terms.linear_span" in one for one in late.problems())
 

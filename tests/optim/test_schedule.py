@@ -136,12 +136,15 @@ def test_planned_and_actual_lie_side_by_side():
         planned_and_actual(ramp, moments, {"momentum": [0.1]})
 
 
+TURNS = [(name, turn) for name, schedule in ALL.items() for turn in schedule.turns]
+
+
 def test_what_never_happened_is_said():
-    missed = never_happened(ALL, Position(1200, 0.66))
+    missed = never_happened(TURNS, Position(1200, 0.66))
     assert missed == [
         "lr_scale: the warmdown reaches its floor at 92.5% of the budget, but training ended at 66.0%",
         "momentum: the momentum ramp ends at step 1500, but training ended at step 1200",
         "weight_decay: the weight decay taper starts at 70.0% of the budget, but training ended at 66.0%",
         "sequence_tokens: the stage of 3072 starts at 70.0% of the budget, but training ended at 66.0%",
     ]
-    assert never_happened(ALL, Position(4888, 1.0)) == []
+    assert never_happened(TURNS, Position(4888, 1.0)) == []

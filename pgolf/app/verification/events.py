@@ -83,8 +83,7 @@ def story(recipe: Recipe) -> Story:
     attention = select("sdpa", torch.device("cpu"))[1]
     with tempfile.TemporaryDirectory() as workplace:
         model, fired, late = _train(recipe, attention, Path(workplace))
-    began, idle = _terms(recipe)
-    fired, never = fired + began, never + idle
+    never += _idle_terms(recipe)
     planned = {what.partition(" at ")[0] for what in never}
     late = [one for one in late if one.partition(" at ")[0] not in planned]
     still = isinstance(recipe.ttt, Chunked | Sliding)
@@ -99,18 +98,16 @@ def _never(recipe: Recipe, plans: list[str]) -> list[str]:
     return train.course(plans).never_happened(last)
 
 
-def _terms(recipe: Recipe) -> tuple[list[str], list[str]]:
-    """The terms of the training loss that begin after the first step, and sentences for those that never have a part in
-    it (a published start was read and never used)."""
-    began, idle = [], []
-    for name, term in (recipe.train.loss.terms if recipe.train.loss is not None else {}).items():
-        shares = [term.coefficient(Position(step, step / STEPS)) for step in range(STEPS)]
-        first = next((step for step, share in enumerate(shares) if share), None)
-        if first is None:
-            idle.append(f"train.loss.terms.{name}: its coefficient is 0 in all of {STEPS} steps")
-        elif first:
-            began.append(f"loss: the term {name} begins (step {first})")
-    return began, idle
+def _idle_terms(recipe: Recipe) -> list[str]:
+    """Sentences for the terms of the training loss that never have a part in it (a published start was read and never
+    used)."""
+    terms = {} if recipe.train.loss is None else recipe.train.loss.terms
+    moments = [Position(step, step / STEPS) for step in range(STEPS)]
+    return [
+        f"train.loss.terms.{name}: its coefficient is 0 in all of {STEPS} steps"
+        for name, term in terms.items()
+        if not any(term.coefficient(moment) for moment in moments)
+    ]
 
 
 def _train(recipe: Recipe, attention: Attention, workplace: Path) -> tuple[GPT, list[str], list[str]]:

@@ -118,5 +118,4 @@ class Watch:
 def _planned(course: Course, model: GPT) -> list[Any]:
     """The turns of all schedules; a plan that is like the one before it is no event."""
     alike = len(set(model.plans.values())) == 1
-    schedules = {name: one for name, one in course.schedules.items() if not (alike and name == "plan")}
-    return [(name, turn) for name, schedule in schedules.items() for turn in schedule.turns]
+    return [(name, turn) for name, turn in course.turns if not (alike and name == "plan")]

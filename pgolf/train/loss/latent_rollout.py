@@ -9,7 +9,7 @@ from pgolf.data.loaders import Batch
 from pgolf.data.validation import BOS_ID
 from pgolf.model.gpt import GPT
 from pgolf.model.roles import Part, constant, orthogonal
-from pgolf.optim.schedule import Position
+from pgolf.optim.schedule import Position, Turn
 from pgolf.train.loss.forward import Forward
 from pgolf.train.loss.objective import Draw, Facts
 
@@ -53,6 +53,7 @@ class LatentRollout:
     """
 
     wanted: frozenset[int] = frozenset()
+    turns: Sequence[Turn] = ()
 
     def __init__(
         self, *, steps: int, latent: int, coefficient: float, regulariser: float, projections: int, sampled: int

@@ -9,7 +9,7 @@ from pgolf.data.loaders import Batch
 from pgolf.model.context import LAST
 from pgolf.model.gpt import GPT
 from pgolf.model.roles import Part
-from pgolf.optim.schedule import Position
+from pgolf.optim.schedule import Position, Turn
 from pgolf.train.loss.forward import Forward
 from pgolf.train.loss.objective import Draw, Facts
 
@@ -41,6 +41,11 @@ class LinearSpan:
             raise ValueError(f"linear span layer={layer} must be a block, or -1 for the stream before the final norm")
         self.weight, self.max_span_fraction, self.layer, self.start = coefficient, max_span_fraction, layer, start
         self.wanted = frozenset({layer})
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """Its start, where it does not begin with training."""
+        return [Turn("the term starts", "fraction", self.start)] if self.start else []
 
     def longest_span(self, length: int) -> int:
         """The longest s of a sequence of so many tokens."""

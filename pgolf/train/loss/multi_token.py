@@ -9,7 +9,7 @@ from pgolf.data.loaders import Batch
 from pgolf.data.validation import BOS_ID
 from pgolf.model.gpt import GPT
 from pgolf.model.roles import Part, constant
-from pgolf.optim.schedule import Position
+from pgolf.optim.schedule import Position, Turn
 from pgolf.train.loss.forward import Forward
 from pgolf.train.loss.objective import Draw, Facts
 
@@ -42,6 +42,7 @@ class MultiToken:
     """
 
     wanted: frozenset[int] = frozenset()
+    turns: Sequence[Turn] = ()
 
     def __init__(self, *, heads: int, weight: float) -> None:
         if heads < 1 or not weight > 0.0:

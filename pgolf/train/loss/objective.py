@@ -19,7 +19,7 @@ from pgolf.distributed import Group
 from pgolf.model.context import Context
 from pgolf.model.gpt import GPT
 from pgolf.model.roles import Part, initialise, stream
-from pgolf.optim.schedule import Position
+from pgolf.optim.schedule import Position, Turn
 from pgolf.train.loss.byte_weights import ByteWeights
 from pgolf.train.loss.forward import Forward, Loss, forward, with_costs
 
@@ -35,6 +35,11 @@ class Term(Protocol):
     parts: int
     wanted: frozenset[int]
     """Blocks whose output it reads (see `Walk`)."""
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """Where its coefficient changes its course."""
+        ...
 
     def refusals(self, lengths: Sequence[int]) -> Iterator[str]:
         """Why it cannot be with sequences of these lengths, in sentences."""
@@ -99,6 +104,11 @@ class Objective:
     def wanted(self) -> frozenset[int]:
         """The blocks whose output a term reads."""
         return frozenset().union(*(term.wanted for term in self.terms.values()))
+
+    @property
+    def turns(self) -> list[tuple[str, Turn]]:
+        """(setting, turn) of all terms."""
+        return [(f"train.loss.terms.{name}", turn) for name, term in self.terms.items() for turn in term.turns]
 
     def refusals(self, lengths: Sequence[int]) -> Iterator[str]:
         """Why this cannot be with sequences of these lengths."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from pgolf.data.loaders import Batch
 from pgolf.model.gpt import GPT
 from pgolf.model.roles import Part
-from pgolf.optim.schedule import Position, Schedule
+from pgolf.optim.schedule import Position, Schedule, Turn
 from pgolf.train.loss.forward import Forward
 from pgolf.train.loss.objective import Draw, Facts
 
@@ -28,6 +28,11 @@ class ZLoss:
         if not 0.0 < coefficient < math.inf:
             raise ValueError(f"z-loss coefficient={coefficient} must be positive (without it, leave the term out)")
         self.base, self.schedule = coefficient, schedule
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """Those of its schedule."""
+        return () if self.schedule is None else self.schedule.turns
 
     def refusals(self, lengths: Sequence[int]) -> Iterator[str]:
         """Nothing is refused."""
