@@ -4,6 +4,7 @@ Hydra lets a mistyped key in a group file, in an experiment or behind `+` pass s
 a problem with its dotted key. Nothing is constructed and, but for the targets, nothing is imported.
 """
 
+import math
 import sys
 import typing
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ def _check_packages(packages: Any) -> list[Problem]:
 
 def _walk(key: str, value: Any) -> list[Problem]:
     problems = _check_node(key, value) if is_node(value) else []
+    if isinstance(value, float) and math.isnan(value):
+        problems.append(Problem(key, value, "not a number: comparisons with it are all false, so no limit would hold"))
     if isinstance(value, dict):
         children = [(f"{key}.{name}" if key else str(name), child) for name, child in value.items()]
     elif isinstance(value, list):

@@ -89,6 +89,8 @@ def test_a_wrong_name_on_the_command_line(conf: Path, override: str, expected: s
         ("model.dim=null", "a whole number"),
         ("model.tie=1", "true or false"),
         ("optim.matrix.lr=fast", "a number"),
+        ("optim.matrix.lr=nan", "not a number"),
+        ("optim.matrix.betas=[0.9,nan]", "not a number"),
         ("optim.matrix.betas=[0.9]", "a list of 2"),
         ("optim.matrix.betas=0.9", "a list of 2"),
         ("+model.hidden=[1,x]", "a list, each item a whole number or null"),
