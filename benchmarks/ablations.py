@@ -2,6 +2,7 @@
 
     python benchmarks/ablations.py run          the sweep: base, options that train, then options of quantisation and
                                                 evaluation on the base's weights; issued again, it goes on
+    python benchmarks/ablations.py seconds      ratios of seconds, side by side: for an idle machine
     python benchmarks/ablations.py report       docs/ablations.md and .png, benchmarks/results/ablations.json
 
 The base is the default recipe at scale=nano without test-time training; options of `ttt` are compared with ttt=lora and
@@ -26,6 +27,7 @@ from pgolf.digest import digest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "multirun" / "ablations"
+SECONDS = ROOT / "benchmarks" / "results" / "ablations-seconds.json"
 SEEDS, BASE_SEEDS = (42, 0, 1234), (42, 0, 1234, 1, 2, 3)
 BASE = ("scale=nano", "ttt=none")
 TRAINED, REQUANTISED, SCORED = "trained", "requantised", "scored again"
@@ -163,7 +165,7 @@ def base_runs() -> list[Path]:
 def main(arguments: list[str] | None = None) -> int:
     """Run or report; gives the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "report", "list"))
+    parser.add_argument("what", choices=("run", "seconds", "report", "list"))
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="runs at a time, one core each (2)")
     parser.add_argument("--only", default="*", metavar="GLOB", help="studies whose name matches")
     options = parser.parse_args(arguments)
@@ -175,9 +177,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.what == "run":
         return run(chosen, options.jobs)
+    if options.what == "seconds":
+        from ablations_seconds import measure  # beside this file
+
+        os.environ["OMP_NUM_THREADS"] = "1"
+        return measure(chosen, base_runs()[0], SECONDS, options.jobs)
     from ablations_report import write  # beside this file
 
-    return write(every, FOLDER)
+    return write(every, FOLDER, SECONDS)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from marked import fill
 from scipy import stats
 
 from pgolf.errors import UserError
-from pgolf.files import write_json
+from pgolf.files import read_json, write_json
 from pgolf.register import FILE as REGISTER
 from pgolf.register import read as read_register
 from pgolf.report.drawing import COLOURS, GREY, new_figure, save, title
@@ -27,7 +27,6 @@ RESULTS, DOCUMENT, PICTURE = (
     ROOT / "docs" / "ablations.png",
 )
 LEVEL = 0.05
-TIMED = {"trained": "train.seconds", "requantised": "seconds.compress", "scored again": "stages.final.seconds"}
 SEEDS = 3  # that an option needs to be shown
 
 
@@ -38,8 +37,8 @@ class Effect:
     change: final score, mean of the shared seeds; low, high: t interval over these seeds; documents_*: bootstrap over
     documents of the seeds' mean; trained: change of the weights before quantisation (None where they are the same);
     p: two-sided, of so large a change by the noise of seeds pooled over all options; verdict: after Holm's correction.
-    seconds: of training, of compressing or of scoring, whichever was done again, as a ratio of medians, and the
-    scatter of the option's own over its seeds, as a share; bytes: of the artifact, as a difference.
+    seconds: of training, of compressing or of scoring, whichever was done again, side by side in one process,
+    as a ratio (None: not measured); bytes: of the artifact, as a difference.
     """
 
     name: str
@@ -51,8 +50,7 @@ class Effect:
     documents_low: float
     documents_high: float
     trained: float | None
-    seconds: float
-    seconds_scatter: float
+    seconds: float | None
     bytes: int
     parameters: int
     seeds: int
@@ -61,11 +59,12 @@ class Effect:
     verdict: str = ""
 
 
-def write(studies: Sequence[Any], folder: Path) -> int:
+def write(studies: Sequence[Any], folder: Path, seconds: Path) -> int:
     """Write docs/ablations.md, docs/ablations.png and benchmarks/results/ablations.json; gives the exit status."""
     found, failed = runs_of(studies, folder)
+    timed = read_json(seconds) if seconds.is_file() else {}
     effects = [
-        effect(study, found[study.against], found[study.name])
+        effect(study, found[study.against], found[study.name], timed.get(study.name, {}).get("ratio"))
         for study in studies
         if study.name != "base" and len(found.get(study.name, {}).keys() & found.get(study.against, {}).keys()) >= SEEDS
     ]
@@ -75,7 +74,9 @@ def write(studies: Sequence[Any], folder: Path) -> int:
     base = found["base"]
     shown = {one.name for one in effects} | {"base"}
     missing = [study.name for study in studies if study.name not in shown]
-    facts = facts_of(base, effects, noise, len(read_register(folder)), failed, missing)
+    twice = [max(one["base"]) / min(one["base"]) - 1 for one in timed.values()]
+    noise_of_seconds = float(np.median(twice)) if twice else None
+    facts = facts_of(base, effects, noise, len(read_register(folder)), failed, missing, noise_of_seconds)
     write_json(
         RESULTS / "ablations.json",
         {"facts": facts, "options": {one.name: {"change_bpb": one.change, **asdict(one)} for one in effects}},
@@ -113,8 +114,8 @@ def told_to(directory: Path) -> frozenset[str]:
     return frozenset(word for word in words if word.partition("=")[0] not in ("seed", "name") and word not in BASE)
 
 
-def effect(study: Any, base: dict[int, Run], candidate: dict[int, Run]) -> Effect:
-    """What a study changed, over the seeds that both sides have."""
+def effect(study: Any, base: dict[int, Run], candidate: dict[int, Run], seconds: float | None) -> Effect:
+    """What a study changed, over the seeds that both sides have; seconds: their ratio, measured elsewhere."""
     seeds = sorted(base.keys() & candidate.keys())
     sides = [[side[seed] for seed in seeds] for side in (base, candidate)]
     finals = [{seed: side[seed].val_bpb for seed in seeds} for side in (base, candidate)]
@@ -122,7 +123,6 @@ def effect(study: Any, base: dict[int, Run], candidate: dict[int, Run]) -> Effec
     nats = [np.mean([run.documents().nats["final"] for run in side], axis=0) for side in sides]
     documents = bootstrap_documents(nats[0], nats[1], sides[0][0].documents().num_bytes, 5000)
     trained = [np.mean([figure(run.summary, "stages.pre_quant.val_bpb") or math.nan for run in side]) for side in sides]
-    seconds = [[seconds_of(run, study.kind) for run in side] for side in sides]
     size, parameters = (
         [max(int(figure(run.summary, key) or 0) for run in side) for side in sides]
         for key in ("artifact.total_bytes", "model.parameters")
@@ -137,18 +137,12 @@ def effect(study: Any, base: dict[int, Run], candidate: dict[int, Run]) -> Effec
         documents_low=-documents.high,
         documents_high=-documents.low,
         trained=float(trained[1] - trained[0]) if study.kind == "trained" else None,
-        seconds=float(np.median(seconds[1]) / np.median(seconds[0])),
-        seconds_scatter=float(np.std(seconds[1], ddof=1) / np.mean(seconds[1])),
+        seconds=seconds,
         bytes=size[1] - size[0],
         parameters=parameters[1] - parameters[0],
         seeds=len(seeds),
         gains=[finals[1][seed] - finals[0][seed] for seed in seeds],
     )
-
-
-def seconds_of(run: Run, kind: str) -> float:
-    """Wall time of what was done again for an option of this kind."""
-    return figure(run.summary, TIMED[kind]) or math.nan
 
 
 def judge(effects: list[Effect]) -> dict[str, float]:
@@ -181,6 +175,7 @@ def facts_of(
     started: int,
     failed: list[str],
     missing: list[str],
+    noise_of_seconds: float | None,
 ) -> dict[str, Any]:
     """What a reader must know to read the table."""
     values = [run.val_bpb for run in base.values()]
@@ -191,7 +186,7 @@ def facts_of(
         "base_seeds": sorted(base),
         "noise_of_a_difference": noise,
         "detectable_with_three_seeds": {kind: 2.8 * one / math.sqrt(3) for kind, one in noise.items()},
-        "seconds_scatter": float(np.median([one.seconds_scatter for one in effects])),
+        "seconds_noise": noise_of_seconds,
         "options": len(effects),
         "started": started,
         "unfinished": failed,
@@ -220,11 +215,11 @@ def summary(facts: dict[str, Any]) -> str:
         f"{facts['options']} options, {facts['started']} runs started (register: "
         "benchmarks/results/ablations-started.jsonl).",
     ]
-    lines.append(
-        "Seconds: runs of one option that differ in the seed alone scatter by "
-        f"{facts['seconds_scatter']:.0%} (standard deviation, median over the options); a ratio that near to 1 says "
-        "nothing."
-    )
+    if facts["seconds_noise"] is not None:
+        lines.append(
+            f"Seconds: the same work of the base, measured twice around an option's, differs by "
+            f"{facts['seconds_noise']:.0%} (median); a ratio as near to 1 as that says nothing."
+        )
     if facts["unfinished"]:
         lines.append("Started and not finished: " + "; ".join(facts["unfinished"]) + ".")
     if facts["not_run"]:
@@ -244,7 +239,7 @@ def table(kind: str, effects: list[Effect]) -> str:
             f"{one.documents_low:+.4f} .. {one.documents_high:+.4f}",
             "" if one.trained is None else f"{one.trained:+.4f}",
             one.verdict,
-            f"{one.seconds:.2f}",
+            "" if one.seconds is None else f"{one.seconds:.2f}",
             f"{one.bytes:+,}",
             f"{one.parameters:+,}",
         ]

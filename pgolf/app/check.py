@@ -11,17 +11,24 @@ from pgolf.app.signature import TargetProblem, closest, did_you_mean, is_node, l
 from pgolf.digest import config_hash, is_absent
 from pgolf.errors import ConfigError
 
+_sound: set[str] = set()
+"""Hashes of the configurations in which this process has found no problem: jobs are looked at before the first of them
+begins, and each again when it begins, by then perhaps in another process."""
+
 
 def require_valid(jobs: list[Job], *, all_read: bool = True) -> None:
     """Raise ConfigError with every problem of every job, and where there is none, with `all_read`, every setting that
     nothing reads; a problem that jobs share is told once."""
     problems: dict[str, None] = {}
-    seen: set[str] = set()
+    seen = set(_sound)
     for job in jobs:
         key = config_hash(job.config | {"seed": 0})
         if job.refusals or key not in seen:
-            problems.update(dict.fromkeys(problems_of(job)))
+            found = problems_of(job)
+            problems.update(dict.fromkeys(found))
             seen.add(key)
+            if not found:
+                _sound.add(key)
     if all_read and not problems:
         from pgolf.app.unread import unread
 
