@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
 from pgolf.console import Console
 from pgolf.data.loaders import Batch
@@ -11,6 +12,8 @@ from pgolf.distributed import Group
 from pgolf.errors import UserError
 from pgolf.kernels.attend import Attention
 from pgolf.kernels.fused.kernels import Fused
+from pgolf.model.context import Context
+from pgolf.model.gpt import GPT
 from pgolf.train.batches import batch_loss, gives_whole_rows
 from pgolf.train.loss.forward import Loss, loss_of
 from pgolf.train.loss.objective import Given, Running
@@ -52,9 +55,9 @@ def prepared_loss(
 
     loss, shapes = plain, train.course(list(model.plans)).shapes()
     if compiles:
-        # a loss is compiled anew for every shape, and for the few numbers of documents in a row
+        # a loss is compiled anew for every shape
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 * len(shapes))
-        graph = torch.compile(function)
+        graph = _for_any_number_of_documents(torch.compile(function))
         if _compiler_works(train.compile is True, session, rehearsed(compiled), group, console, batches, shapes):
             loss = compiled
     if loss is plain and fused.names:  # the kernels themselves are compiled when they first run
@@ -62,6 +65,19 @@ def prepared_loss(
     if train.warmup is not None:
         rehearse(model, session.optimizers, session.clip, group, rehearsed(loss), batches, train.warmup)
     return loss
+
+
+def _for_any_number_of_documents(graph: Callable[..., Loss]) -> Callable[..., Loss]:
+    """The compiled loss, which is told that rows have any number of documents: else the first row with another number
+    than the rehearsed one would be compiled anew, and steps would wait for that."""
+
+    def told(model: GPT, inputs: Tensor, targets: Tensor, context: Context, *given: Given) -> Loss:
+        if context.packing is not None:
+            for boundaries in (context.packing.cu_seqlens, context.packing.boundaries):
+                torch._dynamo.maybe_mark_dynamic(boundaries, 0)
+        return graph(model, inputs, targets, context, *given)
+
+    return told
 
 
 def _compiles(choice: bool | Literal["auto"], device: torch.device, console: Console) -> bool:
