@@ -2,27 +2,33 @@
 
     python benchmarks/gpu.py                                    on a GPU, all of it
     python benchmarks/gpu.py --only steps --presets pr1736      one part, one preset: where a command's time is limited
+    python benchmarks/gpu.py --seconds 300                      what has not begun by then is left to the next command
     python benchmarks/gpu.py --device cpu --scale mini --tokens 1024 --repeats 2 --eager     that it runs at all
 
 Parts: steps (forward, loss and backward of one micro-batch: plain operations, each fused kernel alone, all of them;
 eager and compiled), attention (every back end that works here), muon (one step over all matrices, and over the share of
 one rank of eight), gptq (calibration and quantisation of the whole model), adaptation (a chunk of a batch of adapters,
 compiled and not). Weights and text are random: times do not depend on what a model knows. Every ratio is against the
-first line of its block, measured in the same process, in turn; medians of --repeats, by device events on a GPU. MFU is
-of 989 TFLOP/s (bf16 without sparsity, H100 and H200); the ceiling measured here stands beside it. Prints the table and
-writes benchmarks/results/gpu-<device>-<date>.json and .md.
+first line of its block, measured in the same process, in turn; medians of --repeats, by device events on a GPU. The
+first call of each, which compiles, is a column of its own. MFU is of 989 TFLOP/s (bf16 without sparsity, H100 and
+H200); the ceiling measured here stands beside it. What fails, for want of memory too, is a line that says why. Prints
+the table and writes benchmarks/results/gpu-<device>-<date>.json and .md after every part. The same command again
+measures the blocks that are missing there or not whole, and keeps the others.
 """
 
 import argparse
 import datetime
+import gc
 import statistics
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_table import RANKS, Block, Row, keep, kept, key, measured, render
 
 from pgolf.app.machine import prepare_process
 
@@ -32,25 +38,24 @@ from pgolf.app import build  # noqa: E402
 from pgolf.app.verbs.composing import compose  # noqa: E402
 from pgolf.data.loaders import Batch  # noqa: E402
 from pgolf.errors import UserError  # noqa: E402
-from pgolf.files import write_bytes, write_json  # noqa: E402
 from pgolf.kernels import attend  # noqa: E402
 from pgolf.kernels.fused import choice  # noqa: E402
 from pgolf.kernels.fused.kernels import UNFUSED, Fused  # noqa: E402
 from pgolf.model.flops import flops_per_token  # noqa: E402
 from pgolf.model.gpt import GPT  # noqa: E402
 from pgolf.model.roles import parameter_roles  # noqa: E402
-from pgolf.report.tables import markdown_table  # noqa: E402
 from pgolf.train.batches import batch_loss  # noqa: E402
 from pgolf.train.loss.forward import loss_of  # noqa: E402
+from pgolf.train.recompiles import graphs  # noqa: E402
 
+BEGUN = time.monotonic()
 ROOT = Path(__file__).resolve().parents[1]
 PEAK = 989e12  # bf16 operations a second, dense, from the data sheets of H100 and H200
-RANKS, BATCH = 8, 786_432  # of the published runs
-PUBLISHED_STEP = "121 to 123 ms"  # PR 1736 and after, 8 H100s
 VOCABULARY = 8192
-HEADERS = ["what", "ratio", "ms", "tokens/s", "MFU", "peak GiB", "note"]
+WARMUPS = 3  # calls before the timed ones
+RESERVE = 60  # seconds kept for timing what is ready
+SETTINGS = ("scale", "tokens", "repeats", "eager")  # what makes figures of one block comparable
 Work = Callable[[], object]
-Row = dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,32 +64,52 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no GPU here; --device cpu --scale mini --tokens 1024 --eager shows that it runs.")
-    told = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    facts = {**_environment(device), "ceiling_tflops": _ceiling(device), "options": told}
-    rows, failed = [], []
+    facts = {**_environment(device), "ceiling_tflops": _ceiling(device)}
+    blocks = [] if options.dry else kept(options.out, facts)
     for preset in options.presets:
         bench = Bench(preset, device, options)
-        for name in PARTS if options.only is None else [options.only]:
-            begun = time.monotonic()
-            try:
-                found = PARTS[name](bench)
-            except Exception as error:  # one part that fails must not take the others' figures along
-                failed.append(f"{preset} {name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-                print(failed[-1], flush=True)
+        for name in options.only:
+            known = next((one for one in blocks if key(one) == (preset, name, bench.settings)), None)
+            if known is not None and known["whole"]:
+                print(f"{preset} {name}: measured before, kept", flush=True)
                 continue
-            rows += [{"preset": preset, "part": name, **row} for row in found]
-            print(f"{preset} {name}: {time.monotonic() - begun:.0f} s", flush=True)
+            if time.monotonic() - BEGUN > options.seconds - RESERVE:
+                print(f"{preset} {name}: left to the next command (--seconds)", flush=True)
+                continue
+            block = _measured(bench, name)
+            print(f"{preset} {name}: {block['seconds']:.0f} s {block['failed'] or ''}", flush=True)
+            if known is None or measured(block) >= measured(known):
+                blocks = [one for one in blocks if one is not known] + [block]
             if not options.dry:
-                keep(options.out, facts, rows, failed)
-    print(render(facts, rows, failed))
-    return 1 if failed else 0
+                keep(options.out, facts, blocks)
+    print(render(facts, blocks))
+    return 1 if any(one["failed"] for one in blocks) else 0
 
 
-def keep(folder: Path, facts: dict[str, Any], rows: list["Row"], failed: list[str]) -> None:
-    """Write what is known so far, so that a time limit takes the part under way alone."""
-    stem = folder / f"gpu-{facts['slug']}-{facts['date']}"
-    write_json(stem.with_suffix(".json"), {"facts": facts, "rows": rows, "failed": failed})
-    write_bytes(stem.with_suffix(".md"), render(facts, rows, failed).encode())
+def _measured(bench: "Bench", name: str) -> Block:
+    """One part for one preset; one that fails must not take the others' figures along."""
+    begun, rows, failed = time.monotonic(), [], None
+    try:
+        rows = PARTS[name](bench)
+    except Exception as error:
+        failed = f"failed: {_why(error)}"
+    free()  # outside, for an error keeps alive what its frames hold
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+    whole = failed is None and not any(row.get("left_out") for row in rows)
+    block = {"preset": bench.preset, "part": name, "settings": bench.settings, "seconds": time.monotonic() - begun}
+    return {**block, "whole": whole, "failed": failed, "rows": rows}
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def free() -> None:
+    """Give the device's memory back that nothing holds."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,7 +121,10 @@ def _parser() -> argparse.ArgumentParser:
         "--tokens", type=int, default=98_304, help="of a micro-batch: what each of 8 ranks sees (98304)"
     )
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="timed calls, after three others (20)")
-    parser.add_argument("--only", choices=tuple(PARTS), help="one part")
+    parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS), metavar="PART", help="parts")
+    parser.add_argument(
+        "--seconds", type=float, default=540.0, help="of this command, after which nothing more is begun (540)"
+    )
     parser.add_argument("--eager", action="store_true", help="compile nothing")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks" / "results", metavar="DIR", help="for the files"
@@ -117,6 +145,9 @@ class Bench:
         rows = torch.randint(VOCABULARY, (1, self.tokens + 1), generator=random)
         bounds = torch.tensor([*range(0, self.tokens, max(1, 3 * self.length // 4)), self.tokens], dtype=torch.int32)
         self.batch = Batch(rows[:, :-1], rows[:, 1:], bounds)
+        documents = bounds.diff().double()
+        self.seen = round(float(documents.square().sum() / documents.sum()))  # length of a token's document, mean
+        self.settings = {name: getattr(options, name) for name in SETTINGS}
 
     def model(self) -> GPT:
         """The full model along its last plan; output projections are not zero, so that nothing is trivial."""
@@ -133,7 +164,7 @@ class Bench:
 
     def step(self, model: GPT, attention: attend.Attention, fused: Fused, compiled: bool) -> Work:
         """Forward, loss and backward of one micro-batch."""
-        loss = torch.compile(loss_of) if compiled else loss_of
+        loss = torch.compile(_with_code_of_its_own(loss_of)) if compiled else loss_of
 
         def work() -> None:
             model.zero_grad(set_to_none=True)
@@ -142,31 +173,81 @@ class Bench:
 
         return work
 
-    def time(self, works: dict[str, Work], setups: dict[str, str] | None = None) -> list[Row]:
-        """Median milliseconds and peak memory of each, the calls of all in turn."""
-        for work in works.values():
-            for _ in range(3):
-                work()
-        times: dict[str, list[float]] = {name: [] for name in works}
-        peaks: dict[str, float] = {}
-        for _ in range(self.options.repeats):
-            for name, work in works.items():
-                taken, peak = self._once(work)
-                times[name].append(taken)
-                peaks[name] = max(peak, peaks.get(name, 0.0))
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        first = next(iter(medians.values()))
-        return [
-            {
-                "what": name,
-                "ratio": first / median,
-                "ms": median,
-                "quartiles_ms": statistics.quantiles(times[name], n=4) if len(times[name]) > 1 else [median] * 3,
-                "peak_gib": peaks[name],
-                "note": (setups or {}).get(name, ""),
+    def time(
+        self, works: dict[str, Work], notes: dict[str, str] | None = None, warmups: int = WARMUPS, most: int = 1000
+    ) -> list[Row]:
+        """Median milliseconds and peak memory of each, the calls of all in turn, `most` at the most; a line that says
+        why for each that fails, and for each that there is no time to begin."""
+        rows: dict[str, Row] = {name: {"what": name, "note": (notes or {}).get(name, "")} for name in works}
+        ready = {name: work for name, work in works.items() if self._warmed(rows[name], work, rows, warmups)}
+        times: dict[str, list[float]] = {name: [] for name in ready}
+        before = graphs()
+        for turn in range(min(self.options.repeats, most)):
+            if turn > 2 and self._left() < RESERVE / 3:
+                break
+            for name in list(ready):
+                taken = self._tried(rows[name], lambda name=name: self._once(ready[name]))
+                if taken is None:
+                    del ready[name]
+                    continue
+                times[name].append(taken[0])
+                rows[name]["peak_gib"] = max(taken[1], rows[name].get("peak_gib", 0.0))
+        medians = {name: statistics.median(times[name]) for name in ready}
+        for name, median in medians.items():
+            some = times[name]
+            rows[name] |= {"ratio": next(iter(medians.values())) / median, "ms": median, "calls": len(some)}
+            rows[name]["quartiles_ms"] = statistics.quantiles(some, n=4) if len(some) > 1 else [median] * 3
+        if graphs() > before:
+            again = {
+                "what": f"{graphs() - before} graphs were compiled while calls were timed",
+                "note": "figures above",
             }
-            for name, median in medians.items()
-        ]
+            return [*rows.values(), again]
+        return list(rows.values())
+
+    def _warmed(self, row: Row, work: Work, rows: dict[str, Row], warmups: int) -> bool:
+        """Call it a few times, the first time by the clock. False where that fails or there is no time for it."""
+        longest = max(one.get("first_seconds", 0.0) for one in rows.values())
+        if self._left() < RESERVE + longest:
+            row |= {"note": "not measured: no time was left (--seconds)", "left_out": True}
+            return False
+        before = graphs()
+
+        def first() -> float:
+            begun = time.monotonic()
+            work()
+            self._wait()
+            row["first_seconds"] = time.monotonic() - begun
+            for _ in range(warmups - 1):
+                work()
+            self._wait()
+            return 1.0
+
+        done = self._tried(row, first) is not None
+        made = graphs() - before
+        told = f"first call {row['first_seconds']:.1f} s, {made} graphs" if done else row["note"]
+        print(f"  {self.preset}, {row['what']}: {told}", flush=True)
+        if done and made:
+            row["note"] += f"{', ' if row['note'] else ''}{made} graph{'s' if made > 1 else ''}"
+        return done
+
+    def _tried(self, row: Row, call: Callable[[], Any]) -> Any:
+        """What a call gives; None, and the reason in its line, where it fails."""
+        try:
+            return call()
+        except Exception as error:  # whatever a kernel, a compiler or a full memory may raise
+            row["note"] = f"failed: {_why(error)}"
+        row.pop("peak_gib", None)
+        free()
+        return None
+
+    def _left(self) -> float:
+        """Seconds that this command has left."""
+        return float(self.options.seconds) - (time.monotonic() - BEGUN)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def _once(self, work: Work) -> tuple[float, float]:
         if self.device.type != "cuda":
@@ -182,54 +263,61 @@ class Bench:
         return begin.elapsed_time(end), torch.cuda.max_memory_allocated() / 2**30
 
 
+def _with_code_of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function. Compiled graphs are kept by code and searched in turn at every call: a run has one or two of
+    them, and its calls do not wait while those of other variants are ruled out."""
+    assert isinstance(function, types.FunctionType)
+    return types.FunctionType(
+        *(function.__code__.replace(), function.__globals__, function.__name__),
+        *(function.__defaults__, function.__closure__),
+    )
+
+
 def steps(bench: Bench) -> list[Row]:
     """A micro-batch with plain operations, with each kernel alone and with all; eager and compiled."""
     model, (backend, attention) = bench.model(), bench.attention()
-    operations = flops_per_token(model, model.plan, bench.length).training * bench.tokens
+    operations = flops_per_token(model, model.plan, bench.seen).training * bench.tokens
     chosen, notes = _kernels(bench.device)
-    works, said = {}, {}
-    for compiled in [False] if bench.options.eager else [True, False]:
-        form = "compiled" if compiled else "eager"
-        for label, fused in chosen.items():
-            if not compiled and label not in ("plain", "all kernels"):
-                continue
-            works[f"{form}, {label}"] = bench.step(model, attention, fused, compiled)
-            said[f"{form}, {label}"] = f"attention {backend}"
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 * len(works))
-    rows = bench.time(works, said)
+    works: dict[str, Work] = {}
+    for label, fused in chosen.items():  # what matters most comes first: there may not be time for all
+        for compiled in [False] if bench.options.eager else [True, False]:
+            if compiled or label in ("plain", "all kernels"):
+                form = "compiled" if compiled else "eager"
+                works[f"{form}, {label}"] = bench.step(model, attention, fused, compiled)
+    rows = bench.time(works, dict.fromkeys(works, f"attention {backend}"))
     for row in rows:
-        row["tokens_per_second"] = bench.tokens / row["ms"] * 1e3
-        row["mfu"] = operations / row["ms"] * 1e3 / PEAK
+        if "ms" in row:
+            row["tokens_per_second"] = bench.tokens / row["ms"] * 1e3
+            row["mfu"] = operations / row["ms"] * 1e3 / PEAK
     return [*rows, *({"what": note} for note in notes)]
 
 
 def _kernels(device: torch.device) -> tuple[dict[str, Fused], list[str]]:
-    """No kernel, each one that works here, all of them; and a sentence for each that does not."""
+    """No kernel, all that work here, each of them; and a sentence for each that does not."""
     reasons = {name: choice.probe(name, device) for name in choice.MODULES}
-    works = [name for name, reason in reasons.items() if not reason]
-    alone = {name: choice.select([name], device)[0] for name in works if name != "symmetric"}
-    every = choice.select([name for name in works if name != "symmetric"], device)[0] if alone else None
-    chosen = {"plain": UNFUSED, **alone, **({"all kernels": every} if every is not None and len(alone) > 1 else {})}
-    return chosen, [f"kernel {name} does not work here: {reason}" for name, reason in reasons.items() if reason]
+    works = [name for name, reason in reasons.items() if not reason and name != "symmetric"]
+    fields = {name: choice.module(name).fused for name in works}
+    every = {"all kernels": Fused(**fields)} if len(works) > 1 else {}
+    alone = {name: Fused(**{name: kernel}) for name, kernel in fields.items()}
+    notes = [f"kernel {name} does not work here: {reason}" for name, reason in reasons.items() if reason]
+    return {"plain": UNFUSED, **every, **alone}, notes
 
 
 def attention(bench: Bench) -> list[Row]:
     """The same micro-batch over every back end."""
-    model, works, missing = bench.model(), {}, []
+    model, missing = bench.model(), []
+    works: dict[str, Work] = {}
     for name in attend.BACKENDS:
         try:
             _, function = bench.attention(name)
-            work = bench.step(model, function, UNFUSED, not bench.options.eager)
-            work()
-        except Exception as error:  # one that cannot run must not take the others' figures along
-            why = (str(error).splitlines() or [""])[0]
-            missing.append({"what": f"attention {name}: not here", "note": f"{type(error).__name__}: {why}"})
+        except UserError as error:
+            missing.append({"what": f"attention {name}: not here", "note": str(error).splitlines()[0]})
             continue
-        works[f"attention {name}"] = work
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 * len(works))
+        works[f"attention {name}"] = bench.step(model, function, UNFUSED, not bench.options.eager)
     rows = bench.time(works)
     for row in rows:
-        row["tokens_per_second"] = bench.tokens / row["ms"] * 1e3
+        if "ms" in row:
+            row["tokens_per_second"] = bench.tokens / row["ms"] * 1e3
     return [*rows, *missing]
 
 
@@ -245,7 +333,7 @@ def muon(bench: Bench) -> list[Row]:
     group = everything.param_groups[0]
     form = {**everything.defaults, "newton_schulz": everything.newton_schulz}
     parts = {name: getattr(everything, name) for name in ("gradient", "precondition", "rescale")}
-    share = Muon(group["params"][::RANKS], **form, **parts, precision=everything.precision)
+    share = Muon(share_of(group["params"]), **form, **parts, precision=everything.precision)
     works: dict[str, Work] = {
         "Muon, all matrices": everything.step,
         f"Muon, a rank's share of {RANKS}": share.step,
@@ -257,6 +345,14 @@ def muon(bench: Bench) -> list[Row]:
         works["Muon, all matrices, bf16_fast"] = plain.step
         works["Muon, all matrices, bf16_fast, kernel symmetric"] = fast.step
     return bench.time(works)
+
+
+def share_of(matrices: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+    """What one rank of RANKS owns: of n matrices of a shape n / RANKS, rounded up (pgolf.optim.banks)."""
+    by_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
+    for matrix in matrices:
+        by_shape.setdefault(matrix.shape, []).append(matrix)
+    return [one for same in by_shape.values() for one in same[: -(-len(same) // RANKS)]]
 
 
 def gptq(bench: Bench) -> list[Row]:
@@ -284,17 +380,12 @@ def gptq(bench: Bench) -> list[Row]:
                 weight = named[chosen.name].detach()
                 chosen.scheme.quantise(*(weight.cpu(), calibration.cpu()) if on_cpu else (weight, calibration))
 
-    calibrate()
-    repeats, bench.options.repeats = bench.options.repeats, 2
-    try:
-        works: dict[str, Work] = {
-            "Hessians of one batch": calibrate,
-            "GPTQ of every matrix, as in a run (CPU)": lambda: quantise(True),
-            "GPTQ of every matrix, on the device": lambda: quantise(False),
-        }
-        return bench.time(works)
-    finally:
-        bench.options.repeats = repeats
+    works: dict[str, Work] = {
+        "Hessians of one batch": calibrate,
+        "GPTQ of every matrix, as in a run (CPU)": lambda: quantise(True),
+        "GPTQ of every matrix, on the device": lambda: quantise(False),
+    }
+    return bench.time(works, warmups=1, most=2)  # seconds each, and nothing compiles
 
 
 def adaptation(bench: Bench) -> list[Row]:
@@ -303,7 +394,7 @@ def adaptation(bench: Bench) -> list[Row]:
     from pgolf.ttt.lora import BatchedLora
 
     strategy = bench.recipe.ttt
-    model, lora = bench.model(), strategy.lora
+    model, lora = bench.model().requires_grad_(False), strategy.lora
     rows, chunk, length = strategy.rows, strategy.chunks.largest, strategy.context_tokens
     tokens = torch.randint(VOCABULARY, (rows, length + 1), device=bench.device)
     _, attention = bench.attention()
@@ -327,9 +418,13 @@ def adaptation(bench: Bench) -> list[Row]:
     works = {"adapters, eager": work(nats)}
     if not bench.options.eager:
         works["adapters, compiled"] = work(torch.compile(nats))
-    found = bench.time(works, dict.fromkeys(works, f"{rows} documents, {chunk} of {length} tokens scored"))
-    for row in found:
+    found = bench.time(works)
+    for row in (one for one in found if "ms" in one):
         row["tokens_per_second"] = rows * chunk / row["ms"] * 1e3
+        # windows grow to `length`; here all are that long, so a run is faster
+        row["documents_per_second"] = rows / (-(-length // chunk) * row["ms"]) * 1e3
+        told = f"{rows} documents, {chunk} of {length} tokens scored; {row['documents_per_second']:.2f} documents/s"
+        row["note"] = f"{told}, each of {length} tokens with whole windows" + f"; {row['note']}" * bool(row["note"])
     return found
 
 
@@ -342,43 +437,6 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
 }
 
 
-def estimate(rows: list[Row], preset: str) -> str | None:
-    """What a step of the published runs would take on 8 such GPUs, from the figures of one; None without them."""
-    of = {row["what"]: row for row in rows if row["preset"] == preset and "ms" in row}
-    best = min((row["ms"] for name, row in of.items() if name.startswith("compiled")), default=None)
-    share = of.get(f"Muon, a rank's share of {RANKS}")
-    if best is None or share is None:
-        return None
-    whole = best + share["ms"]
-    return (
-        f"{preset}: {best:.1f} ms for {BATCH // RANKS:,} tokens and {share['ms']:.1f} ms of Muon, {whole:.1f} ms a "
-        f"step of {BATCH:,} tokens on {RANKS} such GPUs if what they send each other is hidden and every step is "
-        f"looped (published runs begin at 35 %); published on 8 H100s: {PUBLISHED_STEP}."
-    )
-
-
-def render(facts: dict[str, Any], rows: list[Row], failed: list[str]) -> str:
-    """The table as Markdown."""
-    ceiling = f", {facts['ceiling_tflops']:.0f} TFLOP/s in a bf16 product of 8192" if facts["ceiling_tflops"] else ""
-    parts = [f"# {facts['device']}, {facts['date']}", f"torch {facts['torch']}, triton {facts['triton']}{ceiling}"]
-    for preset in dict.fromkeys(row["preset"] for row in rows):
-        some = [row for row in rows if row["preset"] == preset]
-        parts.append(f"## {preset}\n\n" + markdown_table(HEADERS, [_cells(row) for row in some]))
-        if (sentence := estimate(rows, preset)) is not None:
-            parts.append(sentence)
-    parts += [f"failed: {one}" for one in failed]
-    return "\n\n".join(parts) + "\n"
-
-
-def _cells(row: Row) -> list[str]:
-    if "ms" not in row:
-        return [row["what"], "", "", "", "", "", row.get("note", "")]
-    speed = f"{row['tokens_per_second']:,.0f}" if "tokens_per_second" in row else ""
-    mfu = f"{row['mfu']:.1%}" if "mfu" in row else ""
-    peak = f"{row['peak_gib']:.1f}" if row["peak_gib"] else ""
-    return [row["what"], f"{row['ratio']:.3f}", f"{row['ms']:.2f}", speed, mfu, peak, row["note"]]
-
-
 def _environment(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     try:
@@ -389,7 +447,8 @@ def _environment(device: torch.device) -> dict[str, Any]:
         version = "not installed"
     slug = "".join(letter if letter.isalnum() else "-" for letter in name.lower()).strip("-")
     date = datetime.date.today().isoformat()
-    return {"device": name, "slug": slug, "date": date, "torch": torch.__version__, "triton": version}
+    versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "triton": version}
+    return {"device": name, "slug": slug, "date": date, **versions}
 
 
 def _ceiling(device: torch.device) -> float | None:
