@@ -46,6 +46,7 @@ from pgolf.model.gpt import GPT  # noqa: E402
 from pgolf.model.roles import parameter_roles  # noqa: E402
 from pgolf.train.batches import batch_loss  # noqa: E402
 from pgolf.train.loss.forward import loss_of  # noqa: E402
+from pgolf.train.prepared import _for_any_number_of_documents  # noqa: E402
 from pgolf.train.recompiles import graphs  # noqa: E402
 
 BEGUN = time.monotonic()
@@ -164,7 +165,9 @@ class Bench:
 
     def step(self, model: GPT, attention: attend.Attention, fused: Fused, compiled: bool) -> Work:
         """Forward, loss and backward of one micro-batch."""
-        loss = torch.compile(_with_code_of_its_own(loss_of)) if compiled else loss_of
+        loss: Callable[..., Any] = loss_of
+        if compiled:  # as in a run
+            loss = _for_any_number_of_documents(torch.compile(_with_code_of_its_own(loss_of)))
 
         def work() -> None:
             model.zero_grad(set_to_none=True)

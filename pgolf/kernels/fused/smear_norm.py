@@ -29,7 +29,7 @@ def reference(embedded: Tensor, gate: Tensor) -> Tensor:
 def fused(embedded: Tensor, gate: Tensor) -> Tensor:
     """As `reference`, in the dtype that torch gives what it norms, with which the residual stream begins: under
     autocast that is fp32, from the release on that lists rms_norm there."""
-    normed = F.rms_norm(embedded.new_empty((0, 1)), (1,))
+    normed = F.rms_norm(embedded.new_empty((1, 1)), (1,))
     return forward(embedded, gate, normed.dtype)
 
 

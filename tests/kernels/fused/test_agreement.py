@@ -81,11 +81,12 @@ def test_it_is_part_of_one_graph(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_input_that_is_a_view_gives_the_same(name):
-    """Strides are the caller's; the kernels read what is contiguous."""
+    """Strides are the caller's; the kernels read what is contiguous. To the last bit, unless a GPU's library takes
+    another kernel for products of the backward."""
     tensors, rest = example(name)
     apart = [torch.stack((one, one), dim=-1)[..., 0] for one in tensors]
     assert not any(one.is_contiguous() for one in apart)
     kernel = module(name)
     got, expected = with_gradients(kernel.fused, apart, *rest), with_gradients(kernel.fused, tensors, *rest)
     for a, b in zip(got, expected, strict=True):
-        assert torch.equal(a, b)
+        assert torch.equal(a, b) if DEVICE.type == "cpu" else torch.allclose(a, b, rtol=1e-5, atol=1e-6)
