@@ -19,8 +19,9 @@ class Controlled(ABC):
         """The parameters that it moves."""
 
     @abstractmethod
-    def begin_step(self) -> None:
-        """Forget what earlier forwards left: rehearsals and scores in between do not count."""
+    def begin_step(self, step: int) -> None:
+        """Forget what earlier forwards left: rehearsals and scores in between do not count. step: that begins, from 0;
+        what is drawn at random is drawn from its number, so that a resumed run draws the same."""
 
     @abstractmethod
     def observe(self, walk: Walk) -> None:

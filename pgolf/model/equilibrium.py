@@ -1,24 +1,27 @@
 """A block solved for a fixed point instead of applied (RevDEQ of jzmyres; deep equilibria: arXiv 1909.01377)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from pgolf.distributed import Group
 from pgolf.model.block import Block
 from pgolf.model.context import Context, Walk
+from pgolf.model.control import Controlled
 from pgolf.model.norm import rms_norm
 from pgolf.model.plan import Pass
 from pgolf.model.reversible import Function, States, Tape, relax, relax_checkpointed
-from pgolf.model.roles import orthogonal
+from pgolf.model.roles import orthogonal, stream
 from pgolf.model.vectors import VectorSet
 
 if TYPE_CHECKING:
     from pgolf.model.gpt import GPT
 
 
-class Equilibrium(nn.Module):
+class Equilibrium(nn.Module, Controlled):
     """What a pass through block `layer` gives is z after K coupled steps from y = z = x, its input:
 
     y <- (1 - b) y + b f(z); z <- (1 - b) z + b f(y), with
@@ -27,7 +30,8 @@ class Equilibrium(nn.Module):
     That is the published map where the block mixes nothing in (m0 = 1, m1 = 0) and x is x0: a model of one block. All
     parts of the block, its adapters too, are those of every evaluation. What it leaves in the walk is that of the last.
 
-    iterations: K in training. eval_iterations: K in evaluation, where adapters learn too; None: the same. backward: the
+    iterations: K in training; several: each step draws one of them, all with the same chance.
+    eval_iterations: K in evaluation, where adapters learn too. backward: the
     gradient goes through the last so many iterations, and what they begin from counts as constant; None: all.
     states in fp64, in which steps can be undone; published so in training, in fp32 in evaluation. f computes in the
     dtype of x. Without a compiler steps are undone for the backward pass, so that memory does not grow with K; in a
@@ -38,12 +42,28 @@ class Equilibrium(nn.Module):
     """
 
     def __init__(
-        self, layer: int, iterations: int, eval_iterations: int | None, beta: float, backward: int | None
+        self, layer: int, iterations: Sequence[int], eval_iterations: int, beta: float, backward: int | None
     ) -> None:
         super().__init__()
-        self.layer, self.iterations, self.beta, self.backward = layer, iterations, beta, backward
-        self.eval_iterations = iterations if eval_iterations is None else eval_iterations
+        self.layer, self.choices, self.beta, self.backward = layer, tuple(iterations), beta, backward
+        self.iterations, self.eval_iterations = max(iterations), eval_iterations
         self.reconstruction: Tensor | None = None
+
+    def steered(self) -> list[nn.Parameter]:
+        """None: what it moves is the number of iterations."""
+        return []
+
+    def begin_step(self, step: int) -> None:
+        """Draw the iterations of a step, from its number alone."""
+        if len(self.choices) > 1:
+            drawn = torch.randint(len(self.choices), (), generator=stream(0, f"equilibrium/{step}"))
+            self.iterations = self.choices[int(drawn)]
+
+    def observe(self, walk: Walk) -> None:
+        """Nothing: no forward changes the draw."""
+
+    def end_step(self, group: Group) -> None:
+        """Nothing: every rank draws the same."""
 
     def forward(
         self, block: Block, x: Tensor, x0: Tensor, step: Pass, context: Context, vectors: VectorSet | None
@@ -91,7 +111,9 @@ class Equilibrium(nn.Module):
 
 class RevDEQ:
     """Solves one block of a model, see `Equilibrium`. layer: which. Its output projections start orthogonal instead of
-    at zero: they are behind a norm, and the norm of zero has no direction.
+    at zero: they are behind a norm, and the norm of zero has no direction. iterations: of several each step draws one
+    (K-jitter, published with 8, 12 and 20, then 16 and 24, in the end 16 alone); each is a graph of its own for a
+    compiler. eval_iterations=None: as in training, of several the largest.
 
     Raises ValueError for a relaxation that is none, or a layer that is not there or on lanes.
     """
@@ -100,19 +122,23 @@ class RevDEQ:
         self,
         *,
         layer: int,
-        iterations: int,
+        iterations: int | list[int],
         beta: float,
         eval_iterations: int | None = None,
         backward: int | None = None,
     ) -> None:
-        counts = {"iterations": iterations, "eval_iterations": eval_iterations, "backward": backward}
-        for name, count in counts.items():
+        choices = iterations if isinstance(iterations, list) else [iterations]
+        if not choices:
+            raise ValueError("equilibrium.iterations=[]: give a number, or a list of numbers to draw from")
+        counts = [("eval_iterations", eval_iterations), ("backward", backward)]
+        for name, count in [*(("iterations", one) for one in choices), *counts]:
             if count is not None and count < 1:
                 raise ValueError(f"equilibrium.{name}={count} must be at least 1")
         if not 0.0 < beta < 1.0:
             raise ValueError(f"equilibrium.beta={beta} must lie between 0 and 1: a step of 1 cannot be undone")
-        self.layer, self.iterations, self.beta = layer, iterations, beta
-        self.eval_iterations, self.backward = eval_iterations, backward
+        self.layer, self.iterations, self.beta = layer, choices, beta
+        self.eval_iterations = max(choices) if eval_iterations is None else eval_iterations
+        self.backward = backward
 
     def fit(self, model: "GPT") -> None:
         """ValueError when the model has no such layer, or walks it on lanes."""

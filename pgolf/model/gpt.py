@@ -260,7 +260,7 @@ class GPT(Part):
         """How often a pass through `block` evaluates it in training."""
         if self.equilibrium is None or self.equilibrium.layer != block:
             return 1
-        return 2 * self.equilibrium.iterations
+        return 2 * max(self.equilibrium.choices)
 
     def _embed(self, tokens: Tensor, context: Context) -> Tensor:
         """tokens int64 [B, T] -> where the stream begins, [B, T, dim]."""

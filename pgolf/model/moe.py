@@ -113,7 +113,7 @@ class SoftDense(Mlp, Controlled):
         """The bias of the router."""
         return [self.router.router_bias]
 
-    def begin_step(self) -> None:
+    def begin_step(self, step: int) -> None:
         """Forget what was seen."""
         self.seen.zero_()
 

@@ -204,7 +204,7 @@ class Steps:
         optimizers, micro_steps = self.session.optimizers, self.micro_steps[settings.batch_tokens]
         optimizers.zero_grad()
         for part in self.session.model.controlled:
-            part.begin_step()
+            part.begin_step(self.session.progress.step)
         totals: dict[str, Tensor] = {}
         with self.switch.applied(self.session.progress) if self.switch is not None else contextlib.nullcontext():
             for index, batch in enumerate(self._shares(taken, micro_steps, position)):

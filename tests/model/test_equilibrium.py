@@ -254,3 +254,33 @@ def test_what_cannot_be_is_refused(settings, message):
         model_of(**{"layer": 0, "iterations": 2, "num_layers": 3, **settings})
     with pytest.raises(ValueError, match="cannot be undone"):
         RevDEQ(layer=0, iterations=2, beta=1.0)
+
+
+def test_every_step_draws_its_iterations_and_a_resumed_run_draws_the_same():
+    model = model_of(iterations=[2, 3, 5])
+    part = model.equilibrium
+    assert part in model.controlled and part.steered() == []
+    assert (part.iterations, part.eval_iterations, model.evaluations(0)) == (5, 5, 10)
+
+    def drawn(steps):
+        found = []
+        for step in steps:
+            part.begin_step(step)
+            found.append(part.iterations)
+        return found
+
+    first = drawn(range(60))
+    assert set(first) == {2, 3, 5} and all(10 <= first.count(one) <= 30 for one in (2, 3, 5))
+    assert drawn(range(30, 60)) == first[30:]
+    model.train()
+    part.iterations = 2
+    few = model(TOKENS, PLAIN)
+    assert torch.equal(few, model_of(iterations=2).train()(TOKENS, PLAIN))
+    assert torch.equal(model.eval()(TOKENS, PLAIN), model_of(iterations=5).eval()(TOKENS, PLAIN))
+    assert not torch.allclose(few, model(TOKENS, PLAIN))
+
+
+@pytest.mark.parametrize("iterations", [[], [4, 0]])
+def test_iterations_to_draw_from_must_be_some(iterations):
+    with pytest.raises(ValueError, match="equilibrium.iterations="):
+        RevDEQ(layer=0, iterations=iterations, beta=0.5)

@@ -103,7 +103,7 @@ def test_even_shares_cost_nothing():
 def test_the_controller_moves_the_bias_towards_an_even_share():
     part, n = mixture(), torch.randn(2, 7, 8)
     observed(part, torch.randn(2, 7, 8))  # a rehearsal, which does not count
-    part.begin_step()
+    part.begin_step(0)
     before = part.router.router_bias.detach().clone()
     for rows in n[:, None]:
         observed(part.train(), rows)
@@ -124,7 +124,7 @@ def test_the_controller_moves_the_bias_towards_an_even_share():
 def test_two_ranks_move_it_by_the_tokens_of_both(monkeypatch):
     one, two, n = mixture(), mixture(), torch.randn(2, 7, 8)
     for part in (one, two):
-        part.begin_step()
+        part.begin_step(0)
     other = mixture()
     observed(one, n)
     observed(two, n[:1])
