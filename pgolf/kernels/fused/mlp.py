@@ -71,10 +71,13 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     x, up, down, ctx.slope = inputs
     _, h, p = output
     ctx.mark_non_differentiable(h, p)
+    ctx.set_materialize_grads(False)  # else autograd fills two tensors of zeros as large as h and p
     ctx.save_for_backward(x, up, down, h, p)
 
 
-def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if gradient is None:
+        return None, None, None, None
     x, up, down, h, p = ctx.saved_tensors
     for_x, for_up, for_down, _ = ctx.needs_input_grad
     dh = slopes(gradient, down, h, ctx.slope) if for_x or for_up else None

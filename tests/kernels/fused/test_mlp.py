@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.kernels.fused.cases import disagreements, module, randn
+from tests.kernels.fused.cases import DEVICE, disagreements, module, randn
 
 SIDE = st.integers(1, 70)
 
@@ -48,3 +49,25 @@ def test_a_frozen_input_has_no_gradient_and_the_others_keep_theirs(frozen):
         module("mlp").fused(*leaves, 0.5).sum().backward()
     assert some[frozen].grad is None
     assert all(torch.equal(a.grad, b.grad) for i, (a, b) in enumerate(zip(every, some, strict=True)) if i != frozen)
+
+
+class Shapes(TorchDispatchMode):
+    """The shape of whatever an operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        self.seen.append((function.overloadpacket.__name__, tuple(getattr(made, "shape", ()))))
+        return made
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="a GPU's backward runs in a thread of its own, without the mode")
+def test_the_backward_makes_no_zeros_for_what_has_no_gradient():
+    out = module("mlp").fused(randn(9, 5).requires_grad_(), randn(7, 5, seed=1), randn(5, 7, seed=2), 0.5)
+    with Shapes() as shapes:
+        out.sum().backward()
+    assert ("mlp_slopes", (9, 7)) in shapes.seen
+    assert [name for name, shape in shapes.seen if shape == (9, 7)] == ["mlp_slopes"]
