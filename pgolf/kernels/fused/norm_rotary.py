@@ -110,11 +110,12 @@ def _launch(kernel: Any, x: Tensor, cos: Tensor, sin: Tensor, gain: Tensor | Non
 def _places(rows, tokens, heads, WIDTH: tl.constexpr, HALF: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):  # type: ignore[no-untyped-def]
     """Of this program's rows: which they are, which columns, where both lie, where each column's partner lies, where
     its angle does."""
-    row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)  # divided in 32 bits: in 64 that costs as much as the rest
     column = tl.arange(0, BLOCK_D)
     partner = tl.where(column < HALF, column + HALF, tl.where(column < 2 * HALF, column - HALF, column))
     angle = ((row // heads) % tokens)[:, None] * HALF + (column % HALF)[None, :]
-    return row, column, row[:, None] * WIDTH + column[None, :], row[:, None] * WIDTH + partner[None, :], angle
+    begin = row.to(tl.int64)[:, None] * WIDTH
+    return row, column, begin + column[None, :], begin + partner[None, :], angle
 
 
 @triton.jit
