@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pgolf.model.mlp import Mlp, hidden_width
+from pgolf.model.mlp import Mlp, hidden_width, squared
 from pgolf.model.roles import Init, Linear, constant, orthogonal
 
 
@@ -73,7 +73,7 @@ class ASQU(Mlp):
     def hidden(self, n: Tensor) -> Tensor:
         """n: normed input [B, T, dim] -> [B, T, hidden]."""
         h = self.fc(n)
-        return h.clamp_min(0.0).square() + self.asqu.to(h.dtype) * h.clamp_max(0.0).square()
+        return squared(h.clamp_min(0.0)) + self.asqu.to(h.dtype) * squared(h.clamp_max(0.0))
 
 
 def at_depth(name: str, table: float | Sequence[float], layer: int, num_layers: int) -> float:

@@ -17,6 +17,11 @@ def hidden_width(dim: int, multiple: float) -> int:
     return hidden
 
 
+def squared(x: Tensor) -> Tensor:
+    """x^2, in the dtype of x: on a GPU autocast would take `square` for a power, and make it one of fp32."""
+    return x * x if x.is_cuda else x.square()
+
+
 class Mlp(Part):
     """What all have: a hidden layer, and the matrix `proj` from it back to the stream.
 
@@ -66,7 +71,7 @@ class LeakyReLUSquared(Mlp):
 
     def hidden(self, n: Tensor) -> Tensor:
         """n: normed input [B, T, dim] -> [B, T, hidden]."""
-        return F.leaky_relu(self.fc(n), self.slope).square()
+        return squared(F.leaky_relu(self.fc(n), self.slope))
 
     def forward(self, n: Tensor, slot: int, context: Context) -> Tensor:
         """n: normed input [B, T, dim] -> [B, T, dim]."""

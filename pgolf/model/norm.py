@@ -34,6 +34,10 @@ def rms_norm(x: Tensor, scale: float = 1.0) -> Tensor:
     """x [..., n] divided by its root mean square over the last dimension, times `scale`."""
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         return _RMSNormCPU.apply(x, scale)[0]
+    if x.is_cuda:
+        # computed in fp32 and rounded to the dtype of x, as autocast left it until torch 2.11: now it gives fp32
+        with torch.autocast("cuda", enabled=False):
+            return F.rms_norm(x, (x.shape[-1],), eps=EPSILON) * scale
     return F.rms_norm(x, (x.shape[-1],), eps=EPSILON) * scale
 
 
