@@ -43,8 +43,9 @@ class Packing:
         return cls(cu_seqlens.to(torch.int32), power if max_seqlen is None else max_seqlen, boundaries)
 
     def to(self, device: torch.device) -> "Packing":
-        """The same boundaries on another device."""
-        return Packing(self.cu_seqlens.to(device), self.max_seqlen, self.boundaries)
+        """The same boundaries on another device; nothing waits for a GPU to be done with what it was given before."""
+        cu_seqlens = self.cu_seqlens.to(device, non_blocking=device.type == "cuda")
+        return Packing(cu_seqlens, self.max_seqlen, self.boundaries)
 
     def document_ids(self, tokens: int) -> Tensor:
         """int32 [tokens]: for each token of the row the index of its segment. Never decreases."""
