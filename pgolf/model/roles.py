@@ -120,6 +120,13 @@ def stream(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """The generator itself for a CPU; for a GPU one of its own with the same seed, which draws other numbers."""
+    if device.type != "cuda":
+        return generator
+    return torch.Generator(device).manual_seed(generator.initial_seed())
+
+
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
     """Give every parameter its initial value, and every fixed tensor its only one, each from its own stream. On the
