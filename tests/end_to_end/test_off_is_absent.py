@@ -40,6 +40,7 @@ ABOUT = {
     "model/matrix_init": ("*.attn.c_?.weight", "*.mlp.fc.weight"),
     "model/skips": ("skip_weights",),
     "model/equilibrium": ("blocks.*.proj.weight",),  # the solved block's do not start at zero
+    "model/state_space": ("blocks.*.attn.*", "blocks.*.state_space.*"),
     "model/legendre": ("series.*", "blocks.*.attn.*.weight", "blocks.*.mlp.*.weight"),
 }
 """Parameters whose initial values, shapes or presence the options of a group are about."""
