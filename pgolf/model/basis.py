@@ -115,7 +115,7 @@ def orthogonal_factor(weight: Tensor) -> Tensor:
     return x if weight.shape[0] <= weight.shape[1] else x.T
 
 
-class _Replacing:
+class Replacing:
     """Weight matrices are made otherwise: those of the linear maps whose name (`blocks.3.mlp.fc`, `blocks.3.attn.c_q`)
     matches one of `patterns`, as file names do."""
 
@@ -171,7 +171,7 @@ class _Replacing:
         """ValueError when `made` should not replace the map `name`."""
 
 
-class Orthogonal(_Replacing):
+class Orthogonal(Replacing):
     """Orthogonal matrices times a learned factor, see `OrthogonalLinear` (orthogonal banks and spectral caps of
     jzmyres' fork). The parameter that they are made of is what is quantised, so the loaded matrices are orthogonal too.
 
@@ -190,7 +190,7 @@ class Orthogonal(_Replacing):
         return OrthogonalLinear(in_features, out_features, self.cap, 1.0 if isinstance(begun, OrthogonalInit) else 0.0)
 
 
-class _Narrow(_Replacing):
+class _Narrow(Replacing):
     """Factors of `rank` take the place of matrices. Raises ValueError for a rank below 1."""
 
     frozen = True
