@@ -54,9 +54,12 @@ class Recipe:
 def chosen_attention(recipe: Recipe, device: torch.device) -> tuple[str, Attention]:
     """The attention back end of a recipe and its name: one that works for the heads and the precision of its model."""
     model = _weightless(recipe)
+    dtype = model.precision.activations(device)
+    if not model.attentions:  # nothing will call it
+        return select(recipe.kernels, device, dtype)
     attention = model.attention
     heads = (attention.num_heads, attention.num_kv_heads, attention.head_dim)
-    return select(recipe.kernels, device, model.precision.activations(device), heads)
+    return select(recipe.kernels, device, dtype, heads)
 
 
 def _weightless(recipe: Recipe) -> GPT:

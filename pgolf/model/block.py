@@ -17,6 +17,7 @@ from pgolf.model.plan import Pass
 from pgolf.model.repeats import OwnDown, OwnMlp
 from pgolf.model.roles import Init, Part, constant
 from pgolf.model.smear import MlpSmear
+from pgolf.model.state_space import Mamba2
 from pgolf.model.vectors import VectorSet
 
 RepeatFactory = Callable[[Mlp, Callable[[], Mlp]], OwnMlp | OwnDown]
@@ -40,8 +41,9 @@ class Block(Part):
     `feed` in their own way. mix_init: "stream" starts at m0 = 1, m1 = 0; "phase" at m0 = sigmoid(3 (i/(L - 1) - 1/2)),
     m1 = 1 - m0, so that early blocks lean on x0 (2026-03-19).
 
-    attention=None: v = u. repeat: MLPs of the `repeats` visits after the first; None: the block's own. Methods take the
-    `vectors` of another place in the plan instead of the block's (pgolf.model.vectors).
+    attention=None: v = u. A state space (pgolf.model.state_space) takes the place of attention. repeat: MLPs of the
+    `repeats` visits after the first; None: the block's own. Methods take the `vectors` of another place in the plan
+    instead of the block's (pgolf.model.vectors).
     """
 
     attn_scale: nn.Parameter
@@ -75,6 +77,7 @@ class Block(Part):
         kept = 1.0 if mix_init == "stream" else 1.0 / (1.0 + math.exp(-3.0 * (at - 0.5)))
         self.declare("resid_mix", (2, dim), "scalar", _rows(kept, 1.0 - kept))
         # what a Fitting may give
+        self.state_space: Mamba2 | None = None  # it takes attention away then
         self.phinta: PhiNTA | None = None
         self.mlp_smear: MlpSmear | None = None
         self.ends = nn.ModuleDict()  # called as end(u, x, context) on what entered the block, mixed, and what leaves it
@@ -106,10 +109,10 @@ class Block(Part):
         """x, x0 [B, T, dim] -> [B, T, dim]."""
         u = v = self.mix(x, x0, vectors)
         n = self.normed(u, step)
-        if self.attn is not None:
+        mixed = self._mixed(n, step, context, vectors)
+        if mixed is not None:
             scale = (self if vectors is None else vectors).attn_scale
-            gain = None if vectors is None else vectors.q_gain
-            v = torch.addcmul(u, scale.to(x.dtype), self.attn(n, step.slot, context, gain))
+            v = torch.addcmul(u, scale.to(x.dtype), mixed)
             if step.form == "sequential":
                 n = self.normed(v, step)
         scale = (self if vectors is None else vectors).mlp_scale
@@ -128,15 +131,23 @@ class Block(Part):
 
     def attend(self, u: Tensor, step: Pass, context: Context, vectors: VectorSet | None = None) -> Tensor:
         """attn_scale * attention(norm(u) s), [B, T, dim]; zero without attention."""
-        if self.attn is None:
+        mixed = self._mixed(self.normed(u, step), step, context, vectors)
+        if mixed is None:
             return torch.zeros_like(u)
-        scale, gain = (self.attn_scale, None) if vectors is None else (vectors.attn_scale, vectors.q_gain)
-        return scale.to(u.dtype) * self.attn(self.normed(u, step), step.slot, context, gain)
+        return (self if vectors is None else vectors).attn_scale.to(u.dtype) * mixed
 
     def feed(self, v: Tensor, step: Pass, context: Context, vectors: VectorSet | None = None) -> Tensor:
         """mlp_scale * mlp(norm(v) s), [B, T, dim]."""
         scale = (self if vectors is None else vectors).mlp_scale
         return scale.to(v.dtype) * self._fed(self.normed(v, step), step, context)
+
+    def _mixed(self, n: Tensor, step: Pass, context: Context, vectors: VectorSet | None) -> Tensor | None:
+        """Attention, or the state space in its place, on normed input [B, T, dim]; None where the block has neither."""
+        if self.state_space is not None:
+            return self.state_space(n, context)
+        if self.attn is None:
+            return None
+        return self.attn(n, step.slot, context, None if vectors is None else vectors.q_gain)
 
     def _fed(self, n: Tensor, step: Pass, context: Context) -> Tensor:
         """The MLP of this visit on normed input [B, T, dim]."""

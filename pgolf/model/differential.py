@@ -70,7 +70,9 @@ class Differential:
     """Gives every attention the difference of two maps in place of one."""
 
     def fit(self, model: "GPT") -> None:
-        """ValueError where heads cannot be halved."""
+        """ValueError where heads cannot be halved, and where no block has attention."""
+        if not model.attentions:
+            raise ValueError("differential: no block has attention (model/state_space); set model/differential=none")
         for layer, block in enumerate(model.blocks):
             if block.attn is not None:
                 block.attn.difference = Difference(block.attn.head_dim, layer, block.attn.rope.dims)

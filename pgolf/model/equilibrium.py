@@ -148,7 +148,8 @@ class RevDEQ:
         if any(step.form == "lanes" for step in passes):
             raise ValueError(f"equilibrium.layer={self.layer} is walked on two lanes, which have no fixed point here")
         block = model.blocks[self.layer]
-        for part in (block.attn, block.mlp):
-            if part is not None:
-                part.proj.inits["weight"] = orthogonal()
+        outputs = [part.proj for part in (block.attn, block.mlp) if part is not None]
+        outputs += [block.state_space.out_proj] if block.state_space is not None else []
+        for proj in outputs:
+            proj.inits["weight"] = orthogonal()
         model.equilibrium = Equilibrium(self.layer, self.iterations, self.eval_iterations, self.beta, self.backward)

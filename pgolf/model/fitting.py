@@ -20,6 +20,7 @@ class Fittings(TypedDict, total=False):
     """The optional parts of that kind which a model takes, by the name of their group, in the order in which they find
     their places. A new one is a line here."""
 
+    state_space: Fitting | None  # the first: others ask which blocks have attention
     embedding: Fitting | None
     bigram: Fitting | None
     value_embedding: Fitting | None

@@ -41,15 +41,17 @@ def flops_per_token(model: GPT, plan: LayerPlan, sequence_tokens: int) -> Flops:
     the embedding and the final norm. attention: token t of a
     sequence of T reads t keys and t values in each of H heads of width d, 4 t H d; the mean over the sequence is
     2 (T + 1) H d for each visited block (causal, so half of what dense formulas count), twice that
-    where attention is the difference of two maps. A block that is solved for a fixed point is visited as often as its
-    solver evaluates it in training. head: 2 n of the output matrix and of the map
-    to a narrow one.
+    where attention is the difference of two maps; for a state space in its place see `Mamba2.operations`. A block that
+    is solved for a fixed point is visited as often as its solver evaluates it in training. head: 2 n of the output
+    matrix and of the map to a narrow one.
     Norms, activations, gating and the softmax are not counted, as usual.
     """
     # a repeated visit multiplies with its own matrices in place of the block's, of the same shapes
     products = [_products(block) - sum(map(_products, block.repeats)) for block in model.blocks]
     attentions = [block.attn for block in model.blocks]
     widths = [0 if one is None else one.maps * one.num_heads * one.head_dim for one in attentions]
+    spaces = [block.state_space for block in model.blocks]
+    recurrent = [0.0 if one is None else one.operations(sequence_tokens) for one in spaces]
     visits = [step.block for step in plan.passes for _ in range(model.evaluations(step.block))]
     parts = (model.tok_emb, model.bigram, model.smear, model.value_embedding, model.phinta)
     around = sum(_products(part) for part in parts if part is not None) + _skips(model, plan)
@@ -58,7 +60,7 @@ def flops_per_token(model: GPT, plan: LayerPlan, sequence_tokens: int) -> Flops:
     adapters = [_products(block.phinta) if block.phinta is not None else 0 for block in model.blocks]
     return Flops(
         blocks=around + sum(products[block] for block in visits) + sum(adapters[block] for block in again),
-        attention=sum(2.0 * (sequence_tokens + 1) * widths[block] for block in visits),
+        attention=sum(2.0 * (sequence_tokens + 1) * widths[block] + recurrent[block] for block in visits),
         head=2 * table.weight.numel() + _products(model.head),
     )
 

@@ -21,10 +21,10 @@ TOPS = {"sequential": 0.4, "parallel": 0.55, "lanes": LANE + 0.31}  # of a visit
 class Visit:
     """One visit of one block. slot: its place in the plan. skip_from: slot whose output is mixed into the input, or
     None; skip_lanes: the lanes that it goes to. writes: for attention and for the MLP the lanes that they are added to
-    (form "lanes" alone). attends: whether the block has attention. own_mlp: whether the visit has an MLP of its own.
-    place: that whose gains, scales and mixes it reads; None: the block's. adapters: the slot by which it finds its
-    adapters, where repetitions in place share one; None: its own. evaluations: of the block in this visit, more than
-    one for a fixed point."""
+    (form "lanes" alone). attends: whether the block has attention; state_space: or that in its
+    place. own_mlp: whether the visit has an MLP of its own. place: that whose gains, scales and mixes it reads; None:
+    the block's. adapters: the slot by which it finds its adapters, where repetitions in place share one; None: its own.
+    evaluations: of the block in this visit, more than one for a fixed point."""
 
     slot: int
     block: int
@@ -34,6 +34,7 @@ class Visit:
     skip_lanes: tuple[int, ...] = ()
     writes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     attends: bool = True
+    state_space: bool = False
     own_mlp: bool = False
     place: int | None = None
     adapters: int | None = None

@@ -106,6 +106,7 @@ def visits(model: Any, plan: Any) -> list[Visit]:
                 skip_lanes=model.lanes.skip_lanes if laned else (),
                 writes=model.lanes.writes if laned else ((), ()),
                 attends=block.attn is not None,
+                state_space=block.state_space is not None,
                 own_mlp=row["visit"] > 1 and len(block.repeats) > 0,
                 place=row["slot"] if model.vectors is not None and row["slot"] != row["block"] else None,
                 evaluations=model.evaluations(row["block"]),
@@ -132,7 +133,7 @@ def _visit_row(visit: Visit) -> list[str]:
         routes = [f"lane {lane} -> {_lanes(visit.writes[lane])}" for lane in (0, 1)]
         source += f" -> {_lanes(visit.skip_lanes)}" if source else ""
     if not visit.attends:
-        routes[0] = "none"
+        routes[0] = f"{routes[0]} (state space)" if visit.state_space else "none"
     if visit.own_mlp:
         routes[1] += " (its own)"
     block = f"{visit.block}" if visit.place is None else f"{visit.block} (vectors of {visit.place})"
