@@ -115,3 +115,16 @@ def test_attention_is_counted_over_documents_and_not_over_the_longest_piece(gpu)
     lengths = made.batch.cu_seqlens.diff().tolist()
     assert max(lengths) <= made.length and sum(lengths) == 500
     assert made.seen == round(sum(length**2 for length in lengths) / 500) < made.length
+
+
+def test_a_chunk_under_adapters_is_one_graph(gpu, monkeypatch):
+    """And the model's own weights want no gradients, as in a run."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled(function, backend="eager", **options))
+    made = gpu.Bench("pr1855", torch.device("cpu"), Namespace(scale="nano", tokens=512, repeats=1, eager=False))
+    made.options.seconds = 1e6
+    model = made.model()
+    made.model = lambda: model
+    eager, one = gpu.adaptation(made)
+    assert "ms" in eager and "ms" in one and one["note"].endswith("; 1 graph")
+    assert all(parameter.grad is None for parameter in model.parameters())
