@@ -108,7 +108,8 @@ def _(
         steps = (clip.clamp_min(scheme.least_clip) / scheme.levels).half()
         error = (_nearest(weight.detach(), steps, scheme.levels, torch.round) - weight.detach()).square().mean()
         tried.append((error, steps))
-    best = torch.stack([steps for _, steps in tried])[torch.stack([error for error, _ in tried]).argmin()]
+    least = torch.stack([error for error, _ in tried]).argmin(dim=0, keepdim=True)
+    best = torch.stack([steps for _, steps in tried]).index_select(0, least)[0]  # without asking a GPU which it is
     return _nearest(weight, best, scheme.levels, to_integers)
 
 

@@ -155,8 +155,9 @@ class Running:
             + [count for _, several in ready for count in several]
             for batch, weight, ready in zip(batches, weights, prepared, strict=True)
         ]
-        total = torch.tensor(counts, dtype=torch.float64).sum(0).to(group.device)
-        total = group.sum_(total).cpu()
+        total = torch.tensor(counts, dtype=torch.float64).sum(0)
+        if group.world_size > 1:  # alone, nothing has to wait for the device
+            total = group.sum_(total.to(group.device)).cpu()
         factors = [1.0]
         for term in terms.values():
             factors += [term.coefficient(position) / term.parts] * term.parts
