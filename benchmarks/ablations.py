@@ -41,6 +41,7 @@ LEFT_OUT = {  # groups and single options
     "train/diagnostics": "watches and changes nothing",
     "train/warmup": "forgets all but the compiled code",
     "train/batch=growing": "below, with smaller micro-batches",
+    "quant=ternary_mlp": "quant/qat=ternary, which needs it",
     "train/loader=shuffled_sequence": "the same batches in one process",
 }
 
@@ -79,12 +80,12 @@ def of_groups() -> Iterator[Study]:
             if root not in KIND_OF_ROOT or group in LEFT_OUT:
                 continue
             key = made.placed(group)
-            kind = TRAINED if group in SELF_TRAINED else KIND_OF_ROOT[root]
             for name in names:
                 file = config_directory() / group / f"{name}.yaml"
                 if not file.is_file() or f"{group}={name}" in LEFT_OUT:
                     continue
-                overrides = (f"{key}={name}", *(company(file) if kind == TRAINED else ()))
+                overrides = (f"{key}={name}", *company(file))
+                kind = TRAINED if group in SELF_TRAINED or overrides[1:] else KIND_OF_ROOT[root]
                 job = made.jobs([*BASE, *overrides], False)[0]
                 if job.unresolved or job.refusals or digest(job.config) == digest(chosen.config):
                     continue
