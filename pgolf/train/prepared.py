@@ -72,9 +72,12 @@ def _for_any_number_of_documents(graph: Callable[..., Loss]) -> Callable[..., Lo
     than the rehearsed one would be compiled anew, and steps would wait for that."""
 
     def told(model: GPT, inputs: Tensor, targets: Tensor, context: Context, *given: Given) -> Loss:
-        if context.packing is not None:
-            for boundaries in (context.packing.cu_seqlens, context.packing.boundaries):
-                torch._dynamo.maybe_mark_dynamic(boundaries, 0)
+        if (packing := context.packing) is not None:
+            counts = (len(packing.boundaries), len(packing.boundaries) - 1)  # boundaries; pieces, which terms know
+            facts = [fact for one in given for several in one.facts for fact in several]
+            for tensor in (packing.cu_seqlens, packing.boundaries, *facts):
+                for dim in (dim for dim, size in enumerate(tensor.shape) if size in counts):
+                    torch._dynamo.maybe_mark_dynamic(tensor, dim)
         return graph(model, inputs, targets, context, *given)
 
     return told
