@@ -70,7 +70,12 @@ class InternalOnly:
 
     @torch.no_grad()
     def enter(self, model: GPT) -> None:
-        """Rotate values and output projections; UserError when the model then computes something else."""
+        """Rotate values and output projections; UserError when the model then computes something else, or has none."""
+        if not model.attentions:
+            raise UserError(
+                "quant.rotation=internal_only turns values of attention, which no block of this model has "
+                "(model/state_space). Choose quant/rotation=none."
+            )
         witness = copy.deepcopy(model).cpu()  # where everything is computed in float32
         tokens = torch.randint(model.vocab_size, CHECKED_TOKENS, generator=stream(self.seed, "rotation"))
         before = witness.logits(witness(tokens))

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pgolf.errors import UserError
 from pgolf.kernels.packing import Packing
 from pgolf.model.block import WithoutAttention
 from pgolf.model.context import PLAIN, Context
@@ -20,7 +21,9 @@ from pgolf.model.roles import initialise, parameter_roles
 from pgolf.model.state_space import Mamba2, StateSpace, convolve, scan
 from pgolf.model.vectors import VirtualVectors
 from pgolf.quant.hessian import HessianCollector
+from pgolf.quant.rotations import InternalOnly
 from pgolf.ttt.lora import BatchedLora, LoraSettings
+from tests.model import test_mixtures
 from tests.model.test_compile import check, contexts
 from tests.model.test_flops import no_attention
 from tests.support import tiny_model
@@ -314,6 +317,34 @@ def test_a_fixed_point_of_it_has_a_direction():
     assert model.blocks[1].state_space.out_proj.weight.any() and not model.blocks[0].state_space.out_proj.weight.any()
     model(TOKENS).square().sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
+def test_rotations_of_values_say_that_there_are_none():
+    InternalOnly(seed=1).enter(model_of(HYBRID, exclude_own_value=False))
+    with pytest.raises(UserError, match="no block of this model has"):
+        InternalOnly(seed=1).enter(model_of())
+
+
+@given(test_mixtures.mixtures, st.sampled_from(test_mixtures.EXCLUDED), st.sampled_from(["plain", "looped"]))
+@settings(max_examples=6, deadline=None, derandomize=True)
+def test_any_mixture_with_it_works(parts, exclude, plan):
+    """Causal, documents isolated, adapters that start at nothing, names that go both ways."""
+    hybrid = {**parts, "vectors": None, "without_attention": None, "state_space": state_space([0, 2])}
+    test_mixtures.test_any_mixture_of_parts_works.hypothesis.inner_test(hybrid, exclude, plan)
+
+
+def test_bf16_products_under_autocast():
+    """Steps, decays and states that are passed on stay in fp32."""
+    mixer = Mamba2(16, 32, state_dim=8, head_dim=16, conv_width=4, chunk=16)
+    initialise(mixer, 0)
+    n = torch.randn(1, 100, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mixer.out_proj.weight.normal_(generator=torch.Generator().manual_seed(1))
+        exact = mixer(n, PLAIN)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = mixer(n.bfloat16(), PLAIN)
+    assert rounded.dtype == torch.bfloat16
+    assert 0 < float((rounded - exact).norm() / exact.norm()) < 0.02
 
 
 @pytest.mark.parametrize(
