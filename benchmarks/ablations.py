@@ -42,6 +42,9 @@ LEFT_OUT = {  # groups and single options
     "train/warmup": "forgets all but the compiled code",
     "train/batch=growing": "below, with smaller micro-batches",
     "quant=ternary_mlp": "quant/qat=ternary, which needs it",
+    "train/clip=local_norm": "the same in one process",
+    "model/matrix_init=orthogonal_depth": "the same where output projections start at zero",
+    "quant/pruning=selective": "acts with a target_bytes alone",
     "train/loader=shuffled_sequence": "the same batches in one process",
 }
 

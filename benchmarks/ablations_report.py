@@ -92,7 +92,7 @@ def write(studies: Sequence[Any], folder: Path, seconds: Path) -> int:
 
 def runs_of(studies: Sequence[Any], folder: Path) -> tuple[dict[str, dict[int, Run]], list[str]]:
     """Study -> seed -> its finished run, by what each was told beside the base; and what was not finished."""
-    wanted = {frozenset((*study.needs, *study.overrides)): study.name for study in studies}
+    wanted = {frozenset(map(str.lower, (*study.needs, *study.overrides))): study.name for study in studies}
     found: dict[str, dict[int, Run]] = {}
     failed = []
     for status in sorted(folder.glob("**/status.json")):
@@ -107,11 +107,12 @@ def runs_of(studies: Sequence[Any], folder: Path) -> tuple[dict[str, dict[int, R
 
 
 def told_to(directory: Path) -> frozenset[str]:
-    """The overrides of a run beside its seed, its name and those of every run here."""
+    """The overrides of a run beside its seed, its name and those of every run here; a sweep writes False for false."""
     from ablations import BASE
 
     words = yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text("utf-8")) or []
-    return frozenset(word for word in words if word.partition("=")[0] not in ("seed", "name") and word not in BASE)
+    own = (word for word in words if word.partition("=")[0] not in ("seed", "name") and word not in BASE)
+    return frozenset(map(str.lower, own))
 
 
 def effect(study: Any, base: dict[int, Run], candidate: dict[int, Run], seconds: float | None) -> Effect:
