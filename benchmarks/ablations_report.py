@@ -63,6 +63,7 @@ def write(studies: Sequence[Any], folder: Path, seconds: Path) -> int:
     """Write docs/ablations.md, docs/ablations.png and benchmarks/results/ablations.json; gives the exit status."""
     found, failed = runs_of(studies, folder)
     timed = read_json(seconds) if seconds.is_file() else {}
+    timed = {name: one for name, one in timed.items() if one["agree"]}
     effects = [
         effect(study, found[study.against], found[study.name], timed.get(study.name, {}).get("ratio"))
         for study in studies
@@ -219,7 +220,8 @@ def summary(facts: dict[str, Any]) -> str:
     if facts["seconds_noise"] is not None:
         lines.append(
             f"Seconds: the same work of the base, measured twice around an option's, differs by "
-            f"{facts['seconds_noise']:.0%} (median); a ratio as near to 1 as that says nothing."
+            f"{facts['seconds_noise']:.0%} (median) and by a tenth at most; a ratio as near to 1 as that says nothing. "
+            "None is given where the two measurements differed by more, or there is none."
         )
     if facts["unfinished"]:
         lines.append("Started and not finished: " + "; ".join(facts["unfinished"]) + ".")
@@ -267,6 +269,6 @@ def draw(effects: list[Effect], noise: dict[str, float]) -> None:
         axes.set_yticks(range(len(some)), [one.name for one in some], fontsize=6.5)
         axes.set_ylim(-1, len(some))
         axes.set_xscale("symlog", linthresh=max(band, 1e-4))
-        axes.set_xlabel("change of bits per byte (negative is better; linear within the band)")
-        title(axes, f"{kind.capitalize()}: dots are seeds, the band is noise (95 %)")
+        axes.set_xlabel("change of bits per byte, negative is better; dots are seeds, the band is noise (95 %)")
+        title(axes, kind.capitalize())
     save(drawing, PICTURE)
