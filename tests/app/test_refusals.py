@@ -111,6 +111,11 @@ def test_a_wrong_type(conf: Path, override: str, expected: str) -> None:
     assert expected in found and "(command line)" in found
 
 
+def test_a_wrong_seed_is_found_beside_a_right_one(conf: Path) -> None:
+    assert "seed = x" in only(problems(conf, "seed=1,x", multirun=True))
+    assert "seed = x" in only(problems(conf, "seed=x"))
+
+
 def test_an_int_is_fine_for_a_float_and_null_where_it_is_allowed(conf: Path) -> None:
     assert problems(conf, "optim.matrix.lr=1", "+model.hidden=null", "train.victim=1") == []
 
