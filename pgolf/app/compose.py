@@ -88,6 +88,11 @@ class Composer:
         (`quant/scheme@quant.matrix`, the first of them)."""
         return next((one for one in self._choices if one.partition("@")[0] == group), group)
 
+    def has(self, group: str) -> bool:
+        """Whether the configuration without overrides chooses an option of `group`; a part may have groups of its own,
+        which are there with that part alone, and presets name theirs by what they are."""
+        return any(one.partition("@")[0] == group for one in self._choices)
+
     @cached_property
     def _choices(self) -> list[str]:
         """The keys that choose options in the configuration without overrides."""

@@ -24,6 +24,9 @@ def try_all(screen: Screen, options: argparse.Namespace) -> int:
     failed, number = 0, 0
     known: dict[str, list[str]] = {}
     for title, job in _every_option(options):
+        if job is None:
+            screen.say(f"  --    {title}: not tried, the part that the default configuration chooses has no such group")
+            continue
         if job.unresolved and all(message == NO_VALUE_GIVEN for _, message in job.unresolved):
             needs = ", ".join(f"{key}=..." for key, _ in job.unresolved)
             screen.say(f"  --    {title}: not tried, it needs {needs}")
@@ -41,7 +44,7 @@ def try_all(screen: Screen, options: argparse.Namespace) -> int:
     return failed
 
 
-def _every_option(options: argparse.Namespace) -> Iterator[tuple[str, Job]]:
+def _every_option(options: argparse.Namespace) -> Iterator[tuple[str, Job | None]]:
     with composer(options.config_dir, resolve_directory(options.config_path), options.config_name) as made:
         groups = made.groups()
         for group, names in groups.items():
@@ -50,6 +53,9 @@ def _every_option(options: argparse.Namespace) -> Iterator[tuple[str, Job]]:
             key = made.placed(group)
             for name in names:
                 file = config_directory() / group / f"{name}.yaml"
+                if not made.has(group):
+                    yield f"{group}={name}", None
+                    continue
                 chosen = [f"{key}={name}", *(company(file) if file.is_file() else ())]
                 yield " ".join(chosen), made.jobs([*chosen, *([] if group == "scale" else ["scale=mini"])], False)[0]
 
@@ -90,6 +96,6 @@ def _reach(quant: Any, model: Any) -> list[str]:
     if rounding is None:
         return []
     before = state_hash(model)
-    with rounding.applied():
+    with rounding.applied(rounding.min_steps):  # by then what comes by steps has come
         rounded = state_hash(model)
     return [] if rounded != before == state_hash(model) else ["rounding changed no weight, or left it changed"]
