@@ -15,7 +15,7 @@ import fnmatch
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -69,13 +69,19 @@ class Study:
         return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in self.name)
 
 
-def studies() -> list[Study]:
-    """Base first, then every option of every group that is not the base's own choice, then single settings."""
-    return [Study("base", TRAINED, ()), *of_groups(), *SETTINGS]
+def studies(only: Sequence[str] = ("*",)) -> list[Study]:
+    """Base first, then every option of every group that is not the base's own choice, then single settings; of these
+    the ones whose name matches one of the globs `only`."""
+    return [one for one in (Study("base", TRAINED, ()), *of_groups(only), *SETTINGS) if matches(one.name, only)]
 
 
-def of_groups() -> Iterator[Study]:
-    """What the groups offer."""
+def matches(name: str, only: Sequence[str]) -> bool:
+    """Whether one of the globs fits."""
+    return any(fnmatch.fnmatch(name, glob) for glob in only)
+
+
+def of_groups(only: Sequence[str]) -> Iterator[Study]:
+    """What the groups offer, as far as it matches: to compose them all takes more than a minute."""
     with composer() as made:
         chosen = made.jobs(list(BASE), False)[0]
         for group, names in made.groups().items():
@@ -86,6 +92,8 @@ def of_groups() -> Iterator[Study]:
             for name in names:
                 file = config_directory() / group / f"{name}.yaml"
                 if not file.is_file() or f"{group}={name}" in LEFT_OUT:
+                    continue
+                if not matches(f"{key}={name}", only):
                     continue
                 overrides = (f"{key}={name}", *company(file))
                 kind = TRAINED if group in SELF_TRAINED or overrides[1:] else KIND_OF_ROOT[root]
@@ -171,10 +179,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "seconds", "report", "list"))
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="runs at a time, one core each (2)")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="studies whose name matches")
+    parser.add_argument("--only", default=["*"], nargs="+", metavar="GLOB", help="studies whose name matches one")
     options = parser.parse_args(arguments)
-    every = studies()
-    chosen = [study for study in every if fnmatch.fnmatch(study.name, options.only)]
+    chosen = studies(options.only)
     if options.what == "list":
         for study in chosen:
             print(f"{study.kind:<13} {study.name}  {' '.join(study.needs)}")
@@ -188,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
         return measure(chosen, base_runs()[0], SECONDS, options.jobs)
     from ablations_report import write  # beside this file
 
-    return write(every, FOLDER, SECONDS)
+    return write(studies(), FOLDER, SECONDS)
 
 
 if __name__ == "__main__":

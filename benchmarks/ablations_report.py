@@ -12,9 +12,8 @@ from marked import fill
 from scipy import stats
 
 from pgolf.errors import UserError
-from pgolf.files import read_json, write_json
+from pgolf.files import read_json, write_bytes, write_json
 from pgolf.register import FILE as REGISTER
-from pgolf.register import read as read_register
 from pgolf.report.drawing import COLOURS, GREY, new_figure, save, title
 from pgolf.report.runs import Run, figure, read_run
 from pgolf.report.statistics import bootstrap_documents, paired
@@ -28,6 +27,8 @@ RESULTS, DOCUMENT, PICTURE = (
 )
 LEVEL = 0.05
 SEEDS = 3  # that an option needs to be shown
+MOST_ROWS = 64  # of a panel
+TICKS = (-0.1, -0.01, 0.0, 0.01, 0.1)
 
 
 @dataclass
@@ -38,7 +39,8 @@ class Effect:
     documents of the seeds' mean; trained: change of the weights before quantisation (None where they are the same);
     p: two-sided, of so large a change by the noise of seeds pooled over all options; verdict: after Holm's correction.
     seconds: of training, of compressing or of scoring, whichever was done again, side by side in one process,
-    as a ratio (None: not measured); bytes: of the artifact, as a difference.
+    as a ratio (None: not measured); bytes: of the artifact, as a difference; code: hash of the code that was run, the
+    base's too.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Effect:
     parameters: int
     seeds: int
     gains: list[float]
+    code: str
     p: float = 1.0
     verdict: str = ""
 
@@ -62,33 +65,71 @@ class Effect:
 def write(studies: Sequence[Any], folder: Path, seconds: Path) -> int:
     """Write docs/ablations.md, docs/ablations.png and benchmarks/results/ablations.json; gives the exit status."""
     found, failed = runs_of(studies, folder)
+    if "base" not in found:
+        raise UserError(f"{folder} holds no finished run of the base: python benchmarks/ablations.py run --only base")
+    base = found["base"]
     timed = read_json(seconds) if seconds.is_file() else {}
     timed = {name: one for name, one in timed.items() if one["agree"]}
     effects = [
-        effect(study, found[study.against], found[study.name], timed.get(study.name, {}).get("ratio"))
+        effect(study, found[study.against], found[study.name])
         for study in studies
         if study.name != "base" and len(found.get(study.name, {}).keys() & found.get(study.against, {}).keys()) >= SEEDS
     ]
+    effects += earlier(base, {study.name for study in studies} - {one.name for one in effects})
     if not effects:
         raise UserError(f"{folder} holds no finished option beside the base: python benchmarks/ablations.py run")
+    for one in effects:
+        one.seconds = timed.get(one.name, {}).get("ratio")
     noise = judge(effects)
-    base = found["base"]
     shown = {one.name for one in effects} | {"base"}
     missing = [study.name for study in studies if study.name not in shown]
     twice = [max(one["base"]) / min(one["base"]) - 1 for one in timed.values()]
     noise_of_seconds = float(np.median(twice)) if twice else None
-    facts = facts_of(base, effects, noise, len(read_register(folder)), failed, missing, noise_of_seconds)
+    started = register(folder)
+    facts = facts_of(base, effects, noise, started.count(b'"state": "running"'), failed, missing, noise_of_seconds)
     write_json(
         RESULTS / "ablations.json",
         {"facts": facts, "options": {one.name: {"change_bpb": one.change, **asdict(one)} for one in effects}},
     )
-    started = (folder / REGISTER).read_bytes()
-    (RESULTS / "ablations-started.jsonl").write_bytes(started)
+    write_bytes(RESULTS / "ablations-started.jsonl", started)
     draw(effects, noise)
     text = "\n\n".join([summary(facts), *[table(kind, effects) for kind in dict.fromkeys(one.kind for one in effects)]])
     fill(DOCUMENT, "benchmarks/ablations.py", text)
     print(text)
     return 0
+
+
+def earlier(base: dict[int, Run], wanted: set[str]) -> list[Effect]:
+    """What an earlier sweep found out about the options `wanted`, whose runs are no longer here.
+
+    It holds for as long as the base of today scores the same as the base of then, to the last bit, over all of its
+    seeds; otherwise nothing of it is kept, which is said.
+    """
+    path = RESULTS / "ablations.json"
+    if not path.is_file():
+        return []
+    before = read_json(path)
+    facts, rows = before["facts"], [row for name, row in before["options"].items() if name in wanted]
+    if facts["base_scores"] != scores(base):
+        print(f"{path}: {len(rows)} options are left out, for the base scored otherwise then: run them again")
+        return []
+    for row in rows:
+        del row["change_bpb"]
+    return [Effect(**row) for row in rows]
+
+
+def scores(base: dict[int, Run]) -> dict[str, float]:
+    """Seed -> final bits per byte, as JSON gives it back."""
+    return {str(seed): base[seed].val_bpb for seed in sorted(base)}
+
+
+def register(folder: Path) -> bytes:
+    """Lines of all that was ever started: those of earlier sweeps, then those of `folder` that are new."""
+    path = RESULTS / "ablations-started.jsonl"
+    before = path.read_bytes().splitlines() if path.is_file() else []
+    known = set(before)
+    lines = [*before, *(line for line in (folder / REGISTER).read_bytes().splitlines() if line not in known)]
+    return b"".join(line + b"\n" for line in lines)
 
 
 def runs_of(studies: Sequence[Any], folder: Path) -> tuple[dict[str, dict[int, Run]], list[str]]:
@@ -116,8 +157,8 @@ def told_to(directory: Path) -> frozenset[str]:
     return frozenset(map(str.lower, own))
 
 
-def effect(study: Any, base: dict[int, Run], candidate: dict[int, Run], seconds: float | None) -> Effect:
-    """What a study changed, over the seeds that both sides have; seconds: their ratio, measured elsewhere."""
+def effect(study: Any, base: dict[int, Run], candidate: dict[int, Run]) -> Effect:
+    """What a study changed, over the seeds that both sides have."""
     seeds = sorted(base.keys() & candidate.keys())
     sides = [[side[seed] for seed in seeds] for side in (base, candidate)]
     finals = [{seed: side[seed].val_bpb for seed in seeds} for side in (base, candidate)]
@@ -139,11 +180,12 @@ def effect(study: Any, base: dict[int, Run], candidate: dict[int, Run], seconds:
         documents_low=-documents.high,
         documents_high=-documents.low,
         trained=float(trained[1] - trained[0]) if study.kind == "trained" else None,
-        seconds=seconds,
+        seconds=None,
         bytes=size[1] - size[0],
         parameters=parameters[1] - parameters[0],
         seeds=len(seeds),
         gains=[finals[1][seed] - finals[0][seed] for seed in seeds],
+        code=str(sides[1][0].identity.get("code_hash")),
     )
 
 
@@ -180,12 +222,12 @@ def facts_of(
     noise_of_seconds: float | None,
 ) -> dict[str, Any]:
     """What a reader must know to read the table."""
-    values = [run.val_bpb for run in base.values()]
+    values = list(scores(base).values())
     first = next(iter(base.values()))
     return {
         "base_bpb": float(np.mean(values)),
         "base_std": float(np.std(values, ddof=1)),
-        "base_seeds": sorted(base),
+        "base_scores": scores(base),
         "noise_of_a_difference": noise,
         "detectable_with_three_seeds": {kind: 2.8 * one / math.sqrt(3) for kind, one in noise.items()},
         "seconds_noise": noise_of_seconds,
@@ -194,18 +236,18 @@ def facts_of(
         "unfinished": failed,
         "not_run": missing,
         "torch": first.identity.get("torch"),
-        "code_hash": first.identity.get("code_hash"),
-        "seconds_of_a_run": float(np.mean([sum(run.summary["seconds"].values()) for run in base.values()])),
+        "versions_of_the_code": len({one.code for one in effects}),
+        "seconds_of_a_run": min(sum(run.summary["seconds"].values()) for run in base.values()),
     }
 
 
 def summary(facts: dict[str, Any]) -> str:
     """The noise floor in words."""
-    seeds = ", ".join(map(str, facts["base_seeds"]))
+    seeds = ", ".join(map(str, facts["base_scores"]))
     lines = [
         f"Base: {facts['base_bpb']:.4f} bits per byte, standard deviation {facts['base_std']:.4f} over the seeds "
         f"{seeds}; "
-        f"{facts['seconds_of_a_run']:.0f} s a run on one core, torch {facts['torch']}.",
+        f"{facts['seconds_of_a_run']:.0f} s the quickest run on one core, torch {facts['torch']}.",
         "Noise floor, by what has to be done again for an option: "
         + "; ".join(
             f"{kind}: a difference of one seed has a standard deviation of {one:.4f}, so with three seeds a true "
@@ -215,7 +257,9 @@ def summary(facts: dict[str, Any]) -> str:
         )
         + ".",
         f"{facts['options']} options, {facts['started']} runs started (register: "
-        "benchmarks/results/ablations-started.jsonl).",
+        "benchmarks/results/ablations-started.jsonl), on "
+        f"{facts['versions_of_the_code']} version(s) of the code with the same scores of the base to the last bit; an "
+        "option's bytes are beside a base of its own version.",
     ]
     if facts["seconds_noise"] is not None:
         lines.append(
@@ -253,12 +297,17 @@ def table(kind: str, effects: list[Effect]) -> str:
 
 
 def draw(effects: list[Effect], noise: dict[str, float]) -> None:
-    """Every option with its seeds, one panel a kind; the band is what noise alone would do."""
-    kinds = list(noise)
-    tallest = max(sum(one.kind == kind for one in effects) for kind in kinds)
-    drawing, panels = new_figure(6.2 * len(kinds), 1.6 + 0.19 * tallest, len(kinds))
-    for axes, kind in zip(panels, kinds, strict=True):
-        some = sorted((one for one in effects if one.kind == kind), key=lambda one: -one.change)
+    """Every option with its seeds, a panel for a kind and two for one with many; the band is what noise alone would
+    do. All rows are as high."""
+    panels = []
+    for kind in noise:
+        some = sorted((one for one in effects if one.kind == kind), key=lambda one: one.change)
+        count = -(-len(some) // MOST_ROWS)
+        size = -(-len(some) // count)
+        panels += [(kind, some[first : first + size], first > 0) for first in range(0, len(some), size)]
+    tallest = max(len(some) for _, some, _ in panels)
+    drawing, places = new_figure(5.2 * len(panels), 1.4 + 0.2 * tallest, len(panels))
+    for axes, (kind, some, goes_on) in zip(places, panels, strict=True):
         band = 1.96 * noise[kind] / math.sqrt(3)
         axes.axvspan(-band, band, color=GREY, alpha=0.18)
         for row, one in enumerate(some):
@@ -266,9 +315,14 @@ def draw(effects: list[Effect], noise: dict[str, float]) -> None:
             axes.plot(one.gains, [row] * len(one.gains), "o", color=colour, ms=3, alpha=0.5)
             axes.plot([one.change], [row], "D", color=colour, ms=4.5)
         axes.axvline(0.0, color="#303030", linewidth=0.8)
-        axes.set_yticks(range(len(some)), [one.name for one in some], fontsize=6.5)
-        axes.set_ylim(-1, len(some))
-        axes.set_xscale("symlog", linthresh=max(band, 1e-4))
-        axes.set_xlabel("change of bits per byte, negative is better; dots are seeds, the band is noise (95 %)")
-        title(axes, kind.capitalize())
+        axes.set_yticks(range(len(some)), [one.name for one in some], fontsize=7.5)
+        axes.set_ylim(tallest - 0.3, -0.7)  # best first
+        axes.set_xscale("symlog", linthresh=max(band, 1e-4), linscale=0.6)
+        axes.set_xlim(-0.6, 0.6)
+        axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], fontsize=7.5)
+        axes.minorticks_off()
+        axes.set_xlabel(
+            "change of bits per byte, negative is better;\ndots are seeds, the band is noise (95 %)", fontsize=8
+        )
+        title(axes, kind.capitalize() + ", continued" * goes_on)
     save(drawing, PICTURE)
