@@ -394,6 +394,7 @@ def gptq(bench: Bench) -> list[Row]:
 def adaptation(bench: Bench) -> list[Row]:
     """Documents a second of one batch of per-document adapters: forward of a chunk, its score, one step on it."""
     from pgolf.model.context import Context
+    from pgolf.ttt.forward import Forward, compiled, log_probs_at
     from pgolf.ttt.lora import BatchedLora
 
     strategy = bench.recipe.ttt
@@ -404,24 +405,22 @@ def adaptation(bench: Bench) -> list[Row]:
     adapters = BatchedLora(model, rows, lora, 0, "benchmark")
     optimizer = lora.optimizer(list(adapters.parameters()))
 
-    context = Context(attention, adapters=adapters)  # the compiler cannot make one, for its defaults are objects
+    columns = torch.arange(length - chunk, length, device=bench.device).expand(rows, chunk)
+    inputs, targets = tokens[:, :-1], tokens[:, length - chunk + 1 :, None]
 
-    def nats(inputs: torch.Tensor, targets: torch.Tensor, context: Context) -> torch.Tensor:
-        with model.precision.autocast(inputs.device):
-            logits = model.logits(model(inputs, context)[:, -chunk:], context)
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, -chunk:].flatten())
-
-    def work(function: Callable[..., torch.Tensor]) -> Work:
+    def work(forward: Forward) -> Work:
         def once() -> None:
             optimizer.zero_grad(set_to_none=True)
-            function(tokens[:, :-1], tokens[:, 1:], context).backward()
+            with model.precision.autocast(bench.device):
+                found = forward(model, inputs, columns, Context(attention, adapters=adapters.rows(0, rows)))
+            (-found.gather(-1, targets).mean(dim=1).sum()).backward()
             optimizer.step()
 
         return once
 
-    works = {"adapters, eager": work(nats)}
+    works = {"adapters, as written": work(log_probs_at)}
     if not bench.options.eager:
-        works["adapters, compiled"] = work(torch.compile(nats, fullgraph=True))
+        works["adapters, compiled (compile_scoring=true)"] = work(compiled())
     found = bench.time(works)
     for row in (one for one in found if "ms" in one):
         row["tokens_per_second"] = rows * chunk / row["ms"] * 1e3

@@ -39,6 +39,8 @@ def is_absent(node: Any) -> bool:
 def semantic(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides the result."""
     kept = {key: value for key, value in config.items() if key not in BOOKKEEPING}
+    if not kept.get("compile_scoring"):  # off is absent; on rounds otherwise
+        kept.pop("compile_scoring", None)
     if isinstance(kept.get("data"), dict):
         kept["data"] = {key: value for key, value in kept["data"].items() if key not in DATA_BOOKKEEPING}
     if isinstance(kept.get("train"), dict):

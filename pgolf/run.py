@@ -47,7 +47,7 @@ from pgolf.train.clock import BudgetClock
 from pgolf.train.weights import load as load_weights
 from pgolf.train.weights import save as save_weights
 from pgolf.ttt.strategy import Bench
-from pgolf.workshop import Recipe, Workshop, chosen_attention, prepared_data, refuse_other_data
+from pgolf.workshop import Recipe, Workshop, chosen_attention, prepared_data, refuse_other_data, scoring_forward
 
 PROMPTS = ("Return a new", "If the argument is not")
 SAMPLE_TOKENS = 60
@@ -127,7 +127,7 @@ def audit_run(recipe: Recipe, directory: Path | None, group: Group, console: Con
         _randomise(model, recipe.seed)
     model.set_plan("looped")
     _, attention = chosen_attention(recipe, group.device)
-    bench = Bench(recipe.seed, attention, console)
+    bench = Bench(recipe.seed, attention, console, forward=scoring_forward(recipe))
     stages = read_json(directory / "summary.json")["stages"] if directory is not None else {}
     checks = recipe.audit.run(
         model.to(group.device).eval(),

@@ -15,6 +15,7 @@ from pgolf.model.mode import evaluating
 from pgolf.score.ledger import Ledger, Total
 from pgolf.score.scorer import Scorer
 from pgolf.train import interrupts
+from pgolf.train.recompiles import graphs
 from pgolf.ttt.budget import INTERRUPTED
 from pgolf.ttt.fixed import Chunked
 from pgolf.ttt.strategy import Strategy
@@ -32,7 +33,7 @@ def score(shop: Workshop, stage: str, model: GPT, strategy: Strategy | None = No
     """
     chosen = strategy or plain(shop)
     scorer = Scorer(shop.validation, shop.group)
-    begun = time.monotonic()
+    begun, before = time.monotonic(), graphs()
     with interrupts.deferred() as asked:
         chosen.run(model, scorer, replace(shop.bench(stage), asked=asked))
         interrupted = bool(shop.group.largest([float(asked())])[0])
@@ -46,6 +47,9 @@ def score(shop: Workshop, stage: str, model: GPT, strategy: Strategy | None = No
         f"{stage}: {total.val_bpb:.4f} bits per byte over {covered.documents} documents in {seconds:.1f} s"
         + (f" ({covered.policy}: {covered.left_out} positions of the text are not scored)" if covered.left_out else "")
     )
+    made = {"graphs": graphs() - before} if shop.recipe.compile_scoring else {}
+    if made:
+        shop.console.say(f"{stage}: {made['graphs']} graph(s) were compiled within these seconds")
     return {
         "val_bpb": total.val_bpb,
         "val_loss": total.val_loss,
@@ -54,6 +58,7 @@ def score(shop: Workshop, stage: str, model: GPT, strategy: Strategy | None = No
         "seconds": seconds,
         "coverage": {**asdict(covered), "contexts": scorer.documents},
         "positions": by_position(scorer.ledger, shop.validation),
+        **made,
         **_experts(shop, stage, scorer, total),
     }
 

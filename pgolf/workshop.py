@@ -25,6 +25,7 @@ from pgolf.optim.roles import RoleOptimizers
 from pgolf.quant.compress import Compressor
 from pgolf.record import RunRecord, Tracker
 from pgolf.train.loop import Trainer
+from pgolf.ttt.forward import Forward, compiled, log_probs_at
 from pgolf.ttt.strategy import Bench, Strategy
 
 
@@ -48,6 +49,7 @@ class Recipe:
     description: dict[str, Any]
     # modules whose code a submission of this run would hold: those the configuration names and what every run needs
     modules: tuple[str, ...]
+    compile_scoring: bool = False
     cache_root: Path | None = None  # for what takes long to make and is the same for every run
 
 
@@ -60,6 +62,11 @@ def chosen_attention(recipe: Recipe, device: torch.device) -> tuple[str, Attenti
     attention = model.attention
     heads = (attention.num_heads, attention.num_kv_heads, attention.head_dim)
     return select(recipe.kernels, device, dtype, heads)
+
+
+def scoring_forward(recipe: Recipe) -> Forward:
+    """The forward of scores, compiled where the recipe says so."""
+    return compiled() if recipe.compile_scoring else log_probs_at
 
 
 def _weightless(recipe: Recipe) -> GPT:
@@ -161,4 +168,9 @@ class Workshop:
 
     def bench(self, title: str) -> Bench:
         """What strategies work with."""
-        return Bench(self.recipe.seed, self.attention, self.console, title, self.record.log)
+        return Bench(self.recipe.seed, self.attention, self.console, title, self.record.log, forward=self._forward)
+
+    @cached_property
+    def _forward(self) -> Forward:
+        """The forward of all scores; one, so that what was compiled for a stage serves the next."""
+        return scoring_forward(self.recipe)

@@ -47,6 +47,7 @@ def recipe(config: dict[str, Any]) -> "Recipe":
         seed=config["seed"],
         kernels=config["kernels"],
         fused=config.get("fused", "auto"),
+        compile_scoring=config.get("compile_scoring", False),
         data_root=data_root,
         description={
             "model": config["model"],

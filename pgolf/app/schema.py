@@ -54,6 +54,7 @@ def run(
     fail_fast: bool,
     kernels: str,
     fused: str | list[str] = "auto",
+    compile_scoring: bool = False,
     paths: Paths,
     data: object,
     model: object,

@@ -93,7 +93,7 @@ class Chunked:
         budget = Budget(self.max_seconds, sum(window.width for window in windows), scorer, bench)
 
         def forward(batch: list[Window]) -> Tensor:
-            return packed_log_probs(model, scorer, batch, bench.attention)
+            return packed_log_probs(model, scorer, batch, bench.attention, bench.forward)
 
         with bench.console.task(budget.title, sum(window.length for window in windows)) as task:
             if not score_batches(scorer, mine, forward, task, budget):

@@ -1,7 +1,8 @@
 """Per-document low-rank adapters at the model's named sites."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -104,13 +105,17 @@ class LoraRows:
     """Adapters of some of the documents of a batch."""
 
     def __init__(self, adapters: BatchedLora, first: int, after: int) -> None:
-        self._adapters, self._rows = adapters, slice(first, after)
+        self._scale = adapters.scale
+        self._pairs = {key: (down[first:after], adapters.up[key][first:after]) for key, down in adapters.down.items()}
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every A [n, r, in] and B [n, out, r]."""
+        return itertools.chain.from_iterable(self._pairs.values())
 
     def delta(self, slot: int, site: str, x: Tensor) -> Tensor | None:
         """x [n, T, in] -> delta [n, T, out] of these n documents, or None where nothing is attached."""
-        key = f"{slot}:{site}"
-        if key not in self._adapters.down:
+        if (pair := self._pairs.get(f"{slot}:{site}")) is None:
             return None
-        down, up = self._adapters.down[key][self._rows], self._adapters.up[key][self._rows]
-        low = torch.bmm(x, down.mT.to(x.dtype)) * self._adapters.scale  # here, where it is narrow
+        down, up = pair
+        low = torch.bmm(x, down.mT.to(x.dtype)) * self._scale  # here, where it is narrow
         return torch.bmm(low, up.mT.to(x.dtype))

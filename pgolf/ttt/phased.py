@@ -261,15 +261,17 @@ def _log_probs(
     as well, and one without it for the others, whose documents end."""
     found = []
     if going:
-        found.append(window_log_probs(model, scorer, windows[:going], bench.attention, adapters.rows(0, going)))
+        learning = adapters.rows(0, going)
+        found.append(window_log_probs(model, scorer, windows[:going], bench.attention, learning, bench.forward))
     if going < len(windows):
         with torch.no_grad():
             rest = adapters.rows(going, len(windows))
-            found.append(window_log_probs(model, scorer, windows[going:], bench.attention, rest))
+            found.append(window_log_probs(model, scorer, windows[going:], bench.attention, rest, bench.forward))
     longest = max(part.shape[1] for part in found)
     return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in found])
 
 
 def _again(model: GPT, scorer: Scorer, windows: list[Window], bench: Bench, adapters: LoraRows) -> Tensor:
     """The cost [n, chunk] that `windows`, which were scored, have under the adapters as they are now."""
-    return cost_of_scored(scorer, windows, window_log_probs(model, scorer, windows, bench.attention, adapters))
+    found = window_log_probs(model, scorer, windows, bench.attention, adapters, bench.forward)
+    return cost_of_scored(scorer, windows, found)

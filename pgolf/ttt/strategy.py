@@ -14,12 +14,14 @@ from pgolf.kernels.packing import Packing
 from pgolf.model.context import Adapters, Context
 from pgolf.model.gpt import GPT
 from pgolf.score.scorer import Scorer, Window
+from pgolf.ttt.forward import Forward, log_probs_at
 
 
 @dataclass(frozen=True)
 class Bench:
     """What a strategy works with besides its own settings: the seed of its random draws, the attention back end,
-    where to report, what time it is (seconds), and whether someone asks the work to end."""
+    where to report, what time it is (seconds), whether someone asks the work to end, and the forward, which may be
+    compiled."""
 
     seed: int
     attention: Attention
@@ -28,6 +30,7 @@ class Bench:
     log: Callable[[dict[str, object]], None] = lambda event: None
     clock: Callable[[], float] = time.monotonic
     asked: Callable[[], bool] = lambda: False
+    forward: Forward = log_probs_at
 
 
 class Strategy(Protocol):
@@ -38,21 +41,26 @@ class Strategy(Protocol):
 
 
 def window_log_probs(
-    model: GPT, scorer: Scorer, windows: Sequence[Window], attention: Attention, adapters: Adapters | None = None
+    model: GPT,
+    scorer: Scorer,
+    windows: Sequence[Window],
+    attention: Attention,
+    adapters: Adapters | None = None,
+    forward: Forward = log_probs_at,
 ) -> Tensor:
     """One forward over `windows`; log-probabilities fp32 [B, C, V] of their scored positions, aligned at each
     window's first one."""
-    context = Context(attention, adapters=adapters)
+    tokens = scorer.inputs(windows)
+    longest = max(window.length for window in windows)
+    first = torch.tensor([window.first_column for window in windows], device=tokens.device)
+    columns = (first[:, None] + torch.arange(longest, device=tokens.device)).clamp_max(tokens.shape[1] - 1)
     with model.precision.autocast(scorer.group.device):
-        hidden = model(scorer.inputs(windows), context)
-        longest = max(window.length for window in windows)
-        first = torch.tensor([window.first_column for window in windows], device=hidden.device)
-        columns = (first[:, None] + torch.arange(longest, device=hidden.device)).clamp_max(hidden.shape[1] - 1)
-        wanted = hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
-        return torch.log_softmax(model.logits(wanted, context), dim=-1)
+        return forward(model, tokens, columns, Context(attention, adapters=adapters))
 
 
-def packed_log_probs(model: GPT, scorer: Scorer, windows: Sequence[Window], attention: Attention) -> Tensor:
+def packed_log_probs(
+    model: GPT, scorer: Scorer, windows: Sequence[Window], attention: Attention, forward: Forward = log_probs_at
+) -> Tensor:
     """As `window_log_probs`, with the windows one behind the other in one flat row; attention stays inside each.
 
     Every position of a window must be scored. A part that reads the token before (a smear gate) reads that of the
@@ -63,8 +71,9 @@ def packed_log_probs(model: GPT, scorer: Scorer, windows: Sequence[Window], atte
     inside = torch.arange(int(widths.max())) < widths[:, None]
     device = scorer.group.device
     context = Context(attention, Packing.from_cu_seqlens(boundaries).to(device))
+    tokens = scorer.inputs(windows)[inside.to(device)][None]
     with model.precision.autocast(device):
-        logits = model.logits(model(scorer.inputs(windows)[inside.to(device)][None], context), context)[0]
-    log_probs = logits.new_zeros(*inside.shape, logits.shape[-1])
-    log_probs[inside.to(device)] = torch.log_softmax(logits, dim=-1)
+        found = forward(model, tokens, torch.arange(tokens.shape[1], device=device)[None], context)[0]
+    log_probs = found.new_zeros(*inside.shape, found.shape[-1])
+    log_probs[inside.to(device)] = found
     return log_probs

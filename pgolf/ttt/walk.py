@@ -49,7 +49,7 @@ def walk(
     mine = batches(windows, rows, scorer.group.rank, scorer.group.world_size, opened)
 
     def forward(batch: list[Window]) -> Tensor:
-        return window_log_probs(model, scorer, batch, bench.attention)
+        return window_log_probs(model, scorer, batch, bench.attention, forward=bench.forward)
 
     return score_batches(scorer, mine, forward, task, budget, phase)
 

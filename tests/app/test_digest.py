@@ -82,3 +82,9 @@ def test_the_number_of_workers_of_a_preparation_changes_no_digest() -> None:
     one, other = ({"data": {"name": "x", "workers": count}, "model": {"workers": 1}} for count in (None, 8))
     assert digest(one) == digest(other)
     assert digest(one) != digest({**one, "model": {"workers": 2}})
+
+
+@given(CONFIG)
+def test_plain_scoring_is_that_of_a_run_from_before_it_could_be_compiled(config: dict[str, Any]) -> None:
+    """Compiled scoring rounds otherwise, and is another evaluation."""
+    assert digest({**config, "compile_scoring": False}) == digest(config) != digest({**config, "compile_scoring": True})

@@ -14,7 +14,18 @@ from pgolf.app.verbs.composing import composed
 from pgolf.errors import ConfigError, UserError
 from pgolf.files import read_json
 
-CHANGEABLE = ("ttt", "quant", "audit", "kernels", "track", "launch", "paths", "force", "allow_targets")
+CHANGEABLE = (
+    "ttt",
+    "quant",
+    "audit",
+    "kernels",
+    "compile_scoring",
+    "track",
+    "launch",
+    "paths",
+    "force",
+    "allow_targets",
+)
 CHANGEABLE_KEYS = ("model.equilibrium.eval_iterations",)
 """What a model does otherwise when it is evaluated, with the same weights."""
 
