@@ -12,6 +12,7 @@ from pgolf.console import Silent
 from pgolf.data.loaders import DocumentPackingLoader
 from pgolf.distributed import Group
 from pgolf.kernels.attend import sdpa
+from pgolf.model.state_space import StateSpace
 from pgolf.optim.averaging import ExponentialAverage
 from pgolf.optim.clip import GlobalNorm
 from pgolf.optim.muon import Muon
@@ -71,10 +72,13 @@ def optimisers(model: torch.nn.Module) -> RoleOptimizers:
     return RoleOptimizers(model, matrix=MUON, embedding=adam, scalar=adam, head=adam, gate=adam)
 
 
-def train(directory: Path, group: Group = ALONE, seed: int = 1, stop_after=None, model=None, on=None, **changes):
+def train(
+    directory: Path, group: Group = ALONE, seed: int = 1, stop_after=None, model=None, on=None, parts=None, **changes
+):
     """Train on predictable text; gives averaged weights, progress, step events and the model.
 
-    on: gets every event; clock, console and validate go to `run`, other changes to the Trainer.
+    parts: of the model, where it is not given. on: gets every event; clock, console and validate go to `run`, other
+    changes to the Trainer.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if group.leads and not (directory / "train_000000.bin").exists():
@@ -82,7 +86,7 @@ def train(directory: Path, group: Group = ALONE, seed: int = 1, stop_after=None,
     group.barrier()
     dataset = FakeDataset.__new__(FakeDataset)
     dataset.train_files = sorted(directory.glob("train_*.bin"))
-    model, events = model or tiny_model(seed=seed), []
+    model, events = model or tiny_model(seed=seed, **(parts or {})), []
 
     def log(event):
         if on is not None:
@@ -106,7 +110,9 @@ def losses(events) -> list[float]:
 
 
 OBJECTIVE = {"batch_tokens": 1024, "loss": made.everything(), "token_bytes": lambda: (made.BYTES, made.SPACES)}
-VARIANTS = {"plain": {"batch_tokens": 1024}, "staged": STAGED, "objective": OBJECTIVE}
+STATE_SPACE = StateSpace(layers=[0, 2], state_dim=6, head_dim=8, expand=1, conv_width=4, chunk=8)
+MIXED = {"batch_tokens": 1024, "parts": {"state_space": STATE_SPACE}}  # Mamba-2 in some blocks, attention in others
+VARIANTS = {"plain": {"batch_tokens": 1024}, "staged": STAGED, "objective": OBJECTIVE, "mixed": MIXED}
 CUT = 7  # the step before which `cut_off` ends
 
 

@@ -12,7 +12,7 @@ from pgolf.model.plan import Depth
 from pgolf.optim.schedule import Position
 from pgolf.train.loop import Trainer
 from tests.support import run_ranks, tiny_model
-from tests.train.small import SETTINGS, train
+from tests.train.small import MIXED, SETTINGS, train
 
 
 def test_training_learns_and_reports(tmp_path):
@@ -58,13 +58,13 @@ def test_the_same_bits_again(tmp_path):
     assert [event["train_loss"] for event in events] == [event["train_loss"] for event in again]
 
 
-@pytest.mark.parametrize("stop_after", [7, 20])
-def test_a_run_that_was_stopped_continues_to_the_same_bits(tmp_path, stop_after):
+@pytest.mark.parametrize(("stop_after", "parts"), [(7, {}), (20, {}), (20, MIXED["parts"])])
+def test_a_run_that_was_stopped_continues_to_the_same_bits(tmp_path, stop_after, parts):
     """Stopped before and after recurrence starts, with a checkpoint after every step."""
-    whole, _, events, _ = train(tmp_path / "whole")
+    whole, _, events, _ = train(tmp_path / "whole", parts=parts)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "cut", checkpoint_seconds=0.0, stop_after=stop_after)
-    rest, progress, tail, _ = train(tmp_path / "cut", checkpoint_seconds=0.0)
+        train(tmp_path / "cut", checkpoint_seconds=0.0, stop_after=stop_after, parts=parts)
+    rest, progress, tail, _ = train(tmp_path / "cut", checkpoint_seconds=0.0, parts=parts)
     assert tail[0]["step"] == stop_after  # the step that was running when it stopped had no checkpoint yet
     assert progress.step == 30
     assert [event["train_loss"] for event in tail] == [event["train_loss"] for event in events[stop_after - 1 :]]
