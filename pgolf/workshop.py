@@ -61,7 +61,8 @@ def chosen_attention(recipe: Recipe, device: torch.device) -> tuple[str, Attenti
         return select(recipe.kernels, device, dtype)
     attention = model.attention
     heads = (attention.num_heads, attention.num_kv_heads, attention.head_dim)
-    return select(recipe.kernels, device, dtype, heads)
+    name, back_end = select(recipe.kernels, device, dtype, heads)
+    return name if attention.entmax is None else f"entmax, which no back end computes, {name} is not called", back_end
 
 
 def scoring_forward(recipe: Recipe) -> Forward:

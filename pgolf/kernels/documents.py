@@ -39,7 +39,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, packing: Packing | None) -> Tensor:
 
 
 def _document_by_document(q: Tensor, k: Tensor, v: Tensor, boundaries: Tensor) -> Tensor:
-    lengths = _lengths(q, boundaries)
+    lengths = document_lengths(q, boundaries)
     if len(lengths) == 1:
         return dense(q, k, v)
     # split, not slices: the gradient of a slice is a zero-filled tensor as long as the row, once per document
@@ -47,7 +47,9 @@ def _document_by_document(q: Tensor, k: Tensor, v: Tensor, boundaries: Tensor) -
     return torch.cat([dense(*piece) for piece in pieces], dim=1)
 
 
-def _lengths(q: Tensor, boundaries: Tensor) -> list[int]:
+def document_lengths(q: Tensor, boundaries: Tensor) -> list[int]:
+    """Tokens of each document of the packed row q [1, T, ...], empty ones left out. ValueError when the boundaries are
+    those of a row of another length, or q has several rows."""
     ends: list[int] = boundaries.tolist()
     if q.shape[0] != 1 or ends[-1] != q.shape[1]:
         raise ValueError(f"the packing describes one row of {ends[-1]} tokens, q has the shape {tuple(q.shape)}")
@@ -64,7 +66,7 @@ def _attend_documents_backward(
     grad: Tensor, out: Tensor, q: Tensor, k: Tensor, v: Tensor, boundaries: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v. Autograd does not reach inside an operation, so the formulas are written out."""
-    lengths = _lengths(q, boundaries)
+    lengths = document_lengths(q, boundaries)
     pieces = zip(*(x[0].split(lengths) for x in (grad, out, q, k, v)), strict=True)
     gradients = zip(*(_document_backward(*piece) for piece in pieces), strict=True)
     dq, dk, dv = (torch.cat(parts)[None] for parts in gradients)

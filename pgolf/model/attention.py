@@ -1,11 +1,13 @@
 """Grouped-query causal self-attention with normed queries and keys."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from pgolf.model.context import Context
 from pgolf.model.differential import Difference
+from pgolf.model.entmax import FixedAlpha, MovingAlpha
 from pgolf.model.norm import rms_norm
 from pgolf.model.roles import Linear, Part, constant, orthogonal
 from pgolf.model.rope import Rotary
@@ -60,6 +62,7 @@ class CausalSelfAttention(Part):
         self.exclude = exclude(num_heads, layer, num_layers) if exclude is not None else None
         self.gate = gate(dim, num_heads) if gate is not None else None
         self.difference: Difference | None = None
+        self.entmax: FixedAlpha | MovingAlpha | None = None  # in the place of a back end's softmax
         self.value_residual = value_residual(layer) if value_residual is not None else None
 
     @property
@@ -100,6 +103,8 @@ class CausalSelfAttention(Part):
 
     def _attended(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """[B, T, num_heads, head_dim]."""
+        if self.entmax is not None:
+            context = replace(context, attention=self.entmax)
         if self.difference is not None:
             return self.difference(q, k, v, context)
         return context.attention(q, k, v, context.packing)

@@ -29,6 +29,7 @@ class Fittings(TypedDict, total=False):
     running_mean: Fitting | None
     skips: Fitting | None
     differential: Fitting | None
+    entmax: Fitting | None
     recurrence: Fitting | None
     equilibrium: Fitting | None
     legendre: Fitting | None
