@@ -9,6 +9,7 @@ from pgolf.model.context import Context
 from pgolf.model.differential import Difference
 from pgolf.model.entmax import FixedAlpha, MovingAlpha
 from pgolf.model.norm import rms_norm
+from pgolf.model.query_gain import BoundedGain
 from pgolf.model.roles import Linear, Part, constant, orthogonal
 from pgolf.model.rope import Rotary
 from pgolf.model.values import ValueResidual, with_embedding
@@ -26,7 +27,7 @@ class CausalSelfAttention(Part):
     dimensions exceed the head.
     """
 
-    q_gain: nn.Parameter
+    q_gain: nn.Parameter | BoundedGain
 
     def __init__(
         self,
@@ -70,6 +71,11 @@ class CausalSelfAttention(Part):
         """How often a back end is called for one pass."""
         return 1 if self.difference is None else self.difference.maps
 
+    @property
+    def gains(self) -> Tensor:
+        """The gain of every query head, [num_heads]."""
+        return self.q_gain() if isinstance(self.q_gain, BoundedGain) else self.q_gain
+
     def forward(self, n: Tensor, slot: int, context: Context, gain: Tensor | None = None) -> Tensor:
         """n: normed block input [B, T, dim] -> [B, T, dim]. gain [num_heads]: instead of its own."""
         projected = [
@@ -80,7 +86,7 @@ class CausalSelfAttention(Part):
         q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in projected)
         if self.value_residual is not None:
             v = self.value_residual(v, context)
-        gain = self.q_gain if gain is None else gain
+        gain = self.gains if gain is None else gain
         q, k = self._placed(q, context, gain), self._placed(k, context)
         y = self._attended(q, k, v, context)
         if self.exclude is not None:

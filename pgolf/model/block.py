@@ -94,7 +94,7 @@ class Block(Part):
         """The block's own, for another block that is walked in its place. ValueError without attention."""
         if self.attn is None:
             raise ValueError("a block without attention has no vectors for another")
-        return VectorSet(self.attn_scale, self.mlp_scale, self.resid_mix, self.attn.q_gain)
+        return VectorSet(self.attn_scale, self.mlp_scale, self.resid_mix, self.attn.gains)
 
     def mix(self, x: Tensor, x0: Tensor, vectors: VectorSet | None = None) -> Tensor:
         """m0 x + m1 x0, [B, T, dim]."""

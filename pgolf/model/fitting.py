@@ -30,6 +30,7 @@ class Fittings(TypedDict, total=False):
     skips: Fitting | None
     differential: Fitting | None
     entmax: Fitting | None
+    query_gain: Fitting | None
     recurrence: Fitting | None
     equilibrium: Fitting | None
     legendre: Fitting | None

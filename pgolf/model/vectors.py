@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from pgolf.model.query_gain import BoundedGain
 from pgolf.model.roles import Part, constant
 
 
@@ -22,10 +23,11 @@ class Vectors(Part):
     attn_scale: nn.Parameter
     mlp_scale: nn.Parameter
     resid_mix: nn.Parameter
-    q_gain: nn.Parameter
+    q_gain: nn.Parameter | BoundedGain
 
     def __init__(self, dim: int, num_heads: int, qk_gain: float) -> None:
         super().__init__()
+        self.num_heads = num_heads
         self.declare("attn_scale", (dim,), "scalar", constant(1.0))
         self.declare("mlp_scale", (dim,), "scalar", constant(1.0))
         self.declare("resid_mix", (2, dim), "scalar", _stream)
@@ -33,7 +35,8 @@ class Vectors(Part):
 
     def set(self) -> VectorSet:
         """All of them."""
-        return VectorSet(self.attn_scale, self.mlp_scale, self.resid_mix, self.q_gain)
+        gains = self.q_gain() if isinstance(self.q_gain, BoundedGain) else self.q_gain
+        return VectorSet(self.attn_scale, self.mlp_scale, self.resid_mix, gains)
 
 
 class VirtualVectors(nn.Module):

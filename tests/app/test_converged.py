@@ -54,6 +54,15 @@ def test_gains_go_round(bare, tmp_path, capsys):
     assert not bare or override.startswith("model.qk_gain=[1,")  # the layer without attention keeps its own
 
 
+def test_bounded_gains_come_back_as_gains(tmp_path, capsys):
+    weights = trained(tmp_path / "run", "model/query_gain=bounded")
+    (override,) = printed(tmp_path / "run", capsys)
+    _, model = model_of("model/query_gain=bounded", override)
+    for layer, block in enumerate(model.blocks):
+        mean = (10.0 * torch.sigmoid(weights[f"blocks.{layer}.attn.q_gain.raw"])).mean()
+        torch.testing.assert_close(block.attn.gains.detach(), mean.expand(len(block.attn.gains)))
+
+
 @pytest.mark.parametrize("kind", ["blend", "cross_layer"])
 def test_a_learned_blend_comes_back_as_constants(kind, tmp_path, capsys):
     weights = trained(tmp_path / "run", f"model/recurrence={kind}")

@@ -53,7 +53,7 @@ def overrides(node: dict[str, Any], model: Any, weights: dict[str, Any]) -> list
     if "qk_gain" in node:
         gains = node["qk_gain"] if isinstance(node["qk_gain"], list) else [node["qk_gain"]] * len(model.blocks)
         for layer in range(len(gains)):  # a block without attention keeps what it was given
-            gain = weights.get(f"blocks.{layer}.attn.q_gain")
+            gain = _gains(model.blocks[layer].attn, weights, f"blocks.{layer}.attn.q_gain")
             gains[layer] = gains[layer] if gain is None else float(gain.float().mean())
         found.append(f"model.qk_gain={_list(gains)}")
     alpha, beta = weights.get("recurrence.recur_alpha"), weights.get("recurrence.carry_beta")
@@ -71,6 +71,15 @@ def overrides(node: dict[str, Any], model: Any, weights: dict[str, Any]) -> list
             f"model.recurrence.alpha={_list(weights['recurrence.carry_alpha'].float().tolist())}",
         ]
     return found
+
+
+def _gains(attention: Any, weights: dict[str, Any], name: str) -> Any:
+    """The gains of an attention among `weights`, [num_heads]; None for a block without one."""
+    from pgolf.model.query_gain import BoundedGain
+
+    if attention is not None and isinstance(attention.q_gain, BoundedGain):
+        return attention.q_gain.of(weights[f"{name}.raw"].float())
+    return weights.get(name)
 
 
 def _list(values: list[Any]) -> str:
