@@ -112,6 +112,13 @@ class Bank:
         active = self._active[self.first : self.first + self.share]
         return [row for row, has_gradient in enumerate(active) if not has_gradient]
 
+    def busy(self) -> tuple[list[int], list[Tensor]]:
+        """Owned rows whose matrix has a gradient in this step, and these matrices."""
+        owned = self.parameters[self.first : self.first + self.share]
+        idle = self.idle_rows()
+        rows = [row for row in range(len(owned)) if row not in idle]
+        return rows, [owned[row].detach() for row in rows]
+
     def gather(self, updates: Tensor) -> tuple[Tensor, Any]:
         """Start sending [share, rows, cols] to everyone; gives [at least n, rows, cols], complete once the second
         value, when it is not None, was waited for."""
@@ -124,7 +131,7 @@ class Bank:
         return every, dist.all_reduce(every, async_op=True)
 
     def active_parameters(self, updates: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The parameters that had a gradient, and their rows of `updates` [at least n, rows, cols]."""
+        """The parameters that had a gradient, and their rows of `updates` [at least n, ...]."""
         pairs = [
             (parameter, update)
             for parameter, update, active in zip(self.parameters, updates, self._active, strict=False)
@@ -136,7 +143,7 @@ class Bank:
         """The state of every matrix of the bank, from all ranks. Every rank calls it."""
         every = {}
         for name, value in self.state.items():
-            complete, work = self._gather_any(value)
+            complete, work = self.gather_any(value)
             if work is not None:
                 work.wait()
             every[name] = complete
@@ -153,7 +160,8 @@ class Bank:
             for name, value in state.items():
                 self.state[name][row].copy_(value)
 
-    def _gather_any(self, value: Tensor) -> tuple[Tensor, Any]:
+    def gather_any(self, value: Tensor) -> tuple[Tensor, Any]:
+        """As `gather`, of any [share, ...], in its own precision: what the other ranks have comes in place of zeros."""
         if self.world_size == 1:
             return value, None
         every = value.new_zeros((self.share * self.world_size, *value.shape[1:]))

@@ -16,6 +16,7 @@ from pgolf.kernels.fused.kernels import Symmetric
 from pgolf.optim.banks import NO_REDUCE_SCATTER, Bank, can_reduce_scatter
 from pgolf.optim.decay import Decay, decoupled
 from pgolf.optim.newton_schulz import POLAR_EXPRESS, STOCK, Rounding, orthogonalise, orthogonalise_by_gram
+from pgolf.optim.spectral import SpectralCap
 from pgolf.optim.transforms import Rescaling, State, Transform, unit_rows
 
 CACHED = 2**20  # elements of a bank on a CPU that need not be shared out: caches hold it through a whole update
@@ -50,7 +51,7 @@ class Muon(torch.optim.Optimizer):
     buffer; u <- precondition(u); row_normalise: every row of u is divided by its norm (MuonEq-R, PR 1394);
     O = rescale(orthogonalise(u)); p <- p (1 - lr * weight_decay) - lr * sqrt(max(1, rows/cols)) * O.
     gradient, precondition and rescale are None (nothing) or parts of pgolf.optim.transforms; decay: another form of the
-    last line, of pgolf.optim.decay.
+    last line, of pgolf.optim.decay; cap: what bounds p behind it (pgolf.optim.spectral).
 
     precision: `auto` keeps the momentum in the gradient's dtype and iterates in bf16 on a GPU, in the gradient's dtype
     elsewhere; `fp32` all in fp32; `bf16` gradients, momentum and iteration in bf16 (published from PR 1530 on);
@@ -81,6 +82,7 @@ class Muon(torch.optim.Optimizer):
         precondition: Transform | None = None,
         rescale: Rescaling | None = None,
         decay: Decay | None = None,
+        cap: SpectralCap | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -94,6 +96,7 @@ class Muon(torch.optim.Optimizer):
         self.newton_schulz = newton_schulz
         self.decay: Decay = decay if decay is not None else decoupled
         self.precision, self.gradient, self.precondition, self.rescale = precision, gradient, precondition, rescale
+        self.cap = cap
         self.symmetric: Symmetric | None = None
         self._group: Group | None = None
         self._scatters = True
@@ -240,7 +243,9 @@ class Muon(torch.optim.Optimizer):
         size = (bank.share, *bank.shape)
         dtype = self._precision(bank.parameters[0]).gradient or first.dtype
         state = {"momentum_buffer": torch.zeros(size, dtype=dtype, device=first.device)}
-        return state | (self.rescale.initial_state(*size, first.device) if self.rescale else {})
+        for part in (self.rescale, self.cap):
+            state |= part.initial_state(*size, first.device) if part is not None else {}
+        return state
 
     def _precision(self, parameter: nn.Parameter) -> Precision:
         automatic = "bf16_fast" if parameter.is_cuda else "as_gradient"
@@ -285,6 +290,22 @@ class Muon(torch.optim.Optimizer):
         if work is not None:
             work.wait()
         self.decay(*bank.active_parameters(updates.to(bank.parameters[0].dtype)), lr, decay)
+        if self.cap is not None:
+            self._scale_back(bank, self.cap)
+
+    def _scale_back(self, bank: Bank, cap: SpectralCap) -> None:
+        """Multiply every matrix of the bank that was stepped by the factor that its owner finds."""
+        busy, owned = bank.busy()
+        factors = torch.ones(bank.share, device=bank.parameters[0].device)
+        if busy:
+            state = {"singular_vector": bank.state["singular_vector"][busy]}
+            factors[busy] = cap.factors(torch.stack(owned), state)
+            bank.state["singular_vector"][busy] = state["singular_vector"]
+        every, work = bank.gather_any(factors)
+        if work is not None:
+            work.wait()
+        for parameter, factor in zip(*bank.active_parameters(every), strict=True):
+            parameter.mul_(factor.to(parameter.dtype))
 
 
 def _look_ahead(gradients: Tensor, buffer: Tensor, momentum: float) -> Tensor:

@@ -18,6 +18,7 @@ from pgolf.optim.decay import CautiousDecay
 from pgolf.optim.exchange import GradientExchange
 from pgolf.optim.muon import Muon
 from pgolf.optim.roles import RoleOptimizers
+from pgolf.optim.spectral import SpectralCap
 from pgolf.optim.transforms import DiagonalMousse, NorMuon, SignedPower, UnitRows
 
 VOCABULARY, DIM, HIDDEN, ROWS, STEPS = 16, 24, 48, 8, 20
@@ -32,6 +33,7 @@ VARIANTS = {
     "normuon": {**POLAR, "rescale": NorMuon()},
     "unit rows": {**POLAR, "rescale": UnitRows()},
     "cautious decay": {**POLAR, "decay": CautiousDecay()},
+    "spectral cap": {**POLAR, "cap": SpectralCap(cap=0.9, iterations=2)},
     "no reduce-scatter": POLAR,
     "adaptive clip": POLAR,
 }
