@@ -1,5 +1,7 @@
 """A mixture of experts that are all evaluated, weighted by a router (soft-dense, jzmyres' fork)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from pgolf.model.mlp import Mlp, hidden_width
 from pgolf.model.roles import Linear, Part, constant, normal, orthogonal
 
 KEPT = "experts_seen"  # in a walk: sums of the probabilities [experts] and, behind them, the number of tokens
+GATE_BIAS = 5.0  # of the router's gates at first, which is OPEN
+OPEN = 1.0 / (1.0 + math.exp(-GATE_BIAS))
 LEAST_SHARE, MOST_SPREAD = 0.6, 0.20  # of an even share; coefficient of variation of the shares
 
 
@@ -18,22 +22,27 @@ class Router(Part):
     """r = softmax(W n + b) * sigmoid(G n + 5), not normalised again: tokens may use little of all experts.
 
     W [experts, dim] starts at N(0, 0.01^2), G [experts, dim] at 0, so that every gate starts at sigmoid(5) = 0.993. b,
-    `router_bias` [experts], has no gradient: the controller of `SoftDense` moves it.
+    `router_bias` [experts], has no gradient: the controller of `SoftDense` moves it. frozen_gate: the gates stay there,
+    and are no parameters: the router then varies with n through its softmax alone.
     """
 
     router_bias: nn.Parameter
     gate_bias: nn.Parameter
 
-    def __init__(self, dim: int, num_experts: int) -> None:
+    def __init__(self, dim: int, num_experts: int, frozen_gate: bool = False) -> None:
         super().__init__()
+        self.frozen_gate = frozen_gate
         self.route = Linear(dim, num_experts, "gate", normal(0.01))
-        self.gate = Linear(dim, num_experts, "gate", constant(0.0))
         self.declare("router_bias", (num_experts,), "scalar", constant(0.0))
-        self.declare("gate_bias", (num_experts,), "scalar", constant(5.0))
+        if not frozen_gate:
+            self.gate = Linear(dim, num_experts, "gate", constant(0.0))
+            self.declare("gate_bias", (num_experts,), "scalar", constant(GATE_BIAS))
 
     def forward(self, n: Tensor) -> tuple[Tensor, Tensor]:
         """n [B, T, dim] -> the probabilities and the weights r, both fp32 [B, T, experts]."""
         chances = (self.route(n).float() + self.router_bias.detach().float()).softmax(-1)
+        if self.frozen_gate:
+            return chances, chances * OPEN
         return chances, chances * torch.sigmoid(self.gate(n).float() + self.gate_bias.float())
 
 
@@ -54,8 +63,8 @@ class SoftDense(Mlp, Controlled):
     is one for each expert, as here, or one for all.
 
     inject: the initial value of a learned g: experts read n + g x0, with x0 the normed embedding, while the router
-    reads n (27d of the source's sweep, which collapsed at depth there); None: experts read n. Raises ValueError for
-    fewer than two experts, a negative cost or rate, or experts without a hidden unit.
+    reads n (27d of the source's sweep, which collapsed at depth there); None: experts read n. frozen_gate: see
+    `Router`. Raises ValueError for fewer than two experts, a negative cost or rate, or experts without a hidden unit.
     """
 
     inject: nn.Parameter
@@ -75,6 +84,7 @@ class SoftDense(Mlp, Controlled):
         max_spread: float,
         bias_rate: float,
         inject: float | None = None,
+        frozen_gate: bool = False,
     ) -> None:
         super().__init__(dim, layer, num_layers)
         if num_experts < 2:
@@ -92,7 +102,7 @@ class SoftDense(Mlp, Controlled):
             raise ValueError(f"mlp.multiple={multiple} leaves no hidden unit to each of mlp.num_experts={num_experts}")
         self.balance, self.min_share, self.max_spread = balance, min_share, max_spread
         self.bias_rate, self.injects = bias_rate, inject is not None
-        self.router = Router(dim, num_experts)
+        self.router = Router(dim, num_experts, frozen_gate)
         self.fc = Linear(dim, num_experts * self.width, "matrix", orthogonal())
         self.proj = Linear(num_experts * self.width, dim, "matrix", constant(0.0))
         if inject is not None:

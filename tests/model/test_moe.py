@@ -52,6 +52,23 @@ def observed(part, n):
     part.observe(context.walk)
 
 
+def test_a_frozen_gate_is_where_a_learned_one_begins_and_no_parameter():
+    frozen, learned = (SoftDense(8, 0, 1, **SETTINGS, frozen_gate=gate) for gate in (True, False))
+    for part in (frozen, learned):
+        initialise(part, 3)
+        with torch.no_grad():
+            part.proj.weight.normal_(generator=torch.Generator().manual_seed(1))
+    gone = learned.state_dict().keys() - frozen.state_dict().keys()
+    assert gone == {"router.gate.weight", "router.gate_bias"}
+    assert all(torch.equal(value, learned.state_dict()[name]) for name, value in frozen.state_dict().items())
+    n = torch.randn(2, 7, 8, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(frozen(n, 0, Context()), learned(n, 0, Context()))
+    chances, weights = frozen.router(n)
+    torch.testing.assert_close(weights, chances * torch.sigmoid(torch.tensor(5.0)))
+    frozen(n, 0, Context()).square().sum().backward()
+    assert frozen.router.route.weight.grad.any()
+
+
 def test_all_experts_are_evaluated_and_weighted():
     part, n = mixture(), torch.randn(2, 7, 8)
     assert part.fc.weight.shape == (16, 8) and part.width == 4
