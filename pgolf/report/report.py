@@ -5,7 +5,19 @@ from pathlib import Path
 
 from pgolf.errors import UserError
 from pgolf.files import write_bytes
-from pgolf.report import adaptation, curves, learned, overview, plots, schedule, scores, sections, settings, turns
+from pgolf.report import (
+    adaptation,
+    curves,
+    learned,
+    lipschitz,
+    overview,
+    plots,
+    schedule,
+    scores,
+    sections,
+    settings,
+    turns,
+)
 from pgolf.report.comparability import check_denominator
 from pgolf.report.comparison import Group, make_groups
 from pgolf.report.page import Section, render_page
@@ -131,6 +143,7 @@ def _detail(run: Run, group: Group, out: Path, stem: str, every_run: bool) -> Se
         (turns.loss_with_turns(run, out / f"events-{stem}.png"), "Training loss and the events of the schedules"),
         (learned.learned(run, out / f"learned-{stem}.png"), "Learned gains, scales and gates over steps"),
         (turns.passes(run, out / f"passes-{stem}.png"), "Cosine between repeated passes"),
+        (lipschitz.lipschitz(run, out / f"lipschitz-{stem}.png"), "Named terms of the Lipschitz accounting"),
         (_documents(run, out / f"documents-{stem}.png", section), "Documents over their length"),
         (adaptation.trajectory(run, out / f"adaptation-{stem}.png"), "Score and gain against seconds of scoring"),
         (plots.stage_seconds(run, out / f"seconds-{stem}.png"), "Seconds per stage"),

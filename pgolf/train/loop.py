@@ -24,7 +24,7 @@ from pgolf.train.batches import batch_loss, gives_whole_rows
 from pgolf.train.checkpoint import Checkpoints
 from pgolf.train.clock import BudgetClock
 from pgolf.train.course import Course, constant_or, rewarmed
-from pgolf.train.diagnostics.passes import PassCosine
+from pgolf.train.diagnostics.diagnostic import Diagnostic
 from pgolf.train.diagnostics.watch import Watch
 from pgolf.train.early_stop import BehindReference
 from pgolf.train.fusing import put_to_use
@@ -87,7 +87,7 @@ class Trainer:
         warmup: Warmup | None = None,
         validate_every: int | None = None,
         early_stop: BehindReference | None = None,
-        diagnostics: PassCosine | None = None,
+        diagnostics: Diagnostic | None = None,
         loss: Objective | None = None,
     ) -> None:
         self.max_steps, self.max_seconds = max_steps, max_seconds

@@ -29,9 +29,15 @@ class PassCosine:
             raise ValueError(f"diagnostics every={every} must be at least 1")
         self.every = every
 
+    event = "passes"
+
     def due(self, model: GPT, step: int) -> bool:
         """Whether there is something to measure after `step` steps."""
         return step % self.every == 0 and any(visits > 1 for visits in model.plan.visits(len(model.blocks)))
+
+    def record(self, model: GPT, forward: Callable[[], Any]) -> dict[str, Any]:
+        """What `measure` gives, as `cosine`."""
+        return {"cosine": self.measure(model, forward)}
 
     def measure(self, model: GPT, forward: Callable[[], Any]) -> dict[str, list[float]]:
         """Cosines by block, one for each pair of successive visits; `forward` runs the model on some text."""

@@ -11,9 +11,9 @@ from pgolf.model.gpt import GPT
 from pgolf.optim.schedule import Position
 from pgolf.train.clock import BudgetClock
 from pgolf.train.course import Course, Settings
+from pgolf.train.diagnostics.diagnostic import Diagnostic
 from pgolf.train.diagnostics.learned import Recorder, learned_names, summaries
 from pgolf.train.diagnostics.liveness import Liveness
-from pgolf.train.diagnostics.passes import PassCosine
 from pgolf.train.diagnostics.turns import Sight, Turns
 from pgolf.train.state import Session
 
@@ -21,7 +21,7 @@ CLOCK = "diagnose"  # a phase that no budget counts
 
 
 class Watch:
-    """Events of the schedules, parameters that do not learn and learned gains; cosines between passes where asked for.
+    """Events of the schedules, parameters that do not learn and learned gains; a further diagnostic where asked for.
 
     Whatever it finds goes into the session's progress and the log; it changes nothing that training reads. forward:
     runs the model on a micro-batch whose longest sequence has so many tokens, not compiled.
@@ -31,7 +31,7 @@ class Watch:
         self,
         session: Session,
         course: Course,
-        passes: PassCosine | None,
+        diagnostic: Diagnostic | None,
         forward: Callable[[Batch, int], Any],
         group: Group,
         clock: BudgetClock,
@@ -40,7 +40,7 @@ class Watch:
         stops_early: bool,
         rounds: bool,
     ) -> None:
-        self.session, self.passes, self.forward = session, passes, forward
+        self.session, self.diagnostic, self.forward = session, diagnostic, forward
         self.group, self.clock, self.log = group, clock, log
         parameters = dict(session.model.named_parameters())
         self._learned = {name: parameters[name] for name in learned_names(session.model)}
@@ -68,10 +68,10 @@ class Watch:
         self.turns.after_step(position)
         self.liveness.after_step()
         model, step = self.session.model, self.session.progress.step
-        if self.passes is not None and self.group.leads and self.passes.due(model, step):
+        if self.diagnostic is not None and self.group.leads and self.diagnostic.due(model, step):
             with self.clock.phase(CLOCK):
-                cosines = self.passes.measure(model, partial(self.forward, batch, longest))
-            self.log({"event": "passes", "step": step, "cosine": cosines})
+                found = self.diagnostic.record(model, partial(self.forward, batch, longest))
+            self.log({"event": self.diagnostic.event, "step": step, **found})
 
     def stopped_early(self, position: Position) -> None:
         """The run ends because it is behind another."""
