@@ -15,7 +15,8 @@ class SpectralCap:
     and any number of ranks scale alike. sigma is never above the largest singular value: a matrix whose leading
     direction has just changed may exceed the cap for a few steps, until v has followed. All matrices of the role are
     capped that had a gradient in the step; the weight is capped, not what a model makes of it (an orthogonal factor,
-    the product of two).
+    the product of two). Without a cap, Muon's decay bounds a matrix by about sqrt(max(1, rows/cols)) / weight_decay in
+    the long run: 21 for the map up of an MLP and 11 for a square one, with the published 0.095.
 
     Raises ValueError when the cap is not positive or there is no iteration.
     """
