@@ -161,7 +161,9 @@ def test_the_backward_of_a_packed_row_is_one_graph_and_no_other_when_alpha_has_m
     model = compiled_start(tiny_model(**SHORT, entmax=EntmaxFromSoftmax(alpha=1.5, steps=4)))
     torch._dynamo.reset()
     counters.clear()
-    compiled = torch.compile(lambda tokens, context: model(tokens, context)[..., :5].square().sum(), backend="aot_eager")
+    compiled = torch.compile(
+        lambda tokens, context: model(tokens, context)[..., :5].square().sum(), backend="aot_eager"
+    )
     found = []
     for step in (0, 2, 4):
         for part in controlled(model):
