@@ -7,9 +7,11 @@ query and head, as FlashAttention does with its sums (arXiv 2307.08691). So no m
 and compiled graphs have no break.
 
 Costs, beside a softmax: products are those of attention written out, in fp32 whatever the autocast, with blocks of
-scores written to memory and read again some ten times; a sort of every query's scores for alpha = 1.5 and 2, and 24
-passes over them for any other alpha but 1. Zero probabilities are multiplied like others. There is no second
-derivative.
+scores written to memory and read again some ten times; a sort of every query's scores for alpha = 1.5 and 2, and
+fourteen passes over them with a power each for any other alpha but 1. On one core, forward and backward of 1,024 tokens
+in four heads of 64 took 4 times as long as torch's own attention with alpha = 2, 7 times with 1.5, and 13 times with
+1.25; the library's kernels on a GPU should be further ahead. Zero probabilities are multiplied like others. There is no
+second derivative.
 """
 
 from collections.abc import Iterator

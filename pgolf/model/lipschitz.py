@@ -15,7 +15,8 @@ s = 1 / sqrt(depth + 1) or 1 and every normed input on or within the sphere of r
   product   = max|m0| (1 + attention) (1 + mlp), or max|m0| (1 + attention + mlp) side by side.
 
 |W| is the largest singular value. A query's score is within gain sqrt(head_dim), since queries and keys are normed:
-with the probabilities not held still, these move by at most half of what a query's scores do (the softmax's slope).
+with the probabilities not held still, these move by at most half of what a query's scores do (the softmax's slope; an
+entmax's is at most one).
 None stands for a term without a formula here: state spaces, differences of two maps, mixed values, lanes, parts between
 a block's norm and its MLP or behind it.
 """
