@@ -7,12 +7,11 @@ from torch import Tensor, nn
 
 from pgolf.model.context import Context
 from pgolf.model.differential import Difference
-from pgolf.model.entmax import FixedAlpha, MovingAlpha
 from pgolf.model.norm import rms_norm
-from pgolf.model.query_gain import BoundedGain
 from pgolf.model.roles import Linear, Part, constant, orthogonal
 from pgolf.model.rope import Rotary
 from pgolf.model.values import ValueResidual, with_embedding
+from pgolf.model.vectors import of_heads
 
 
 class CausalSelfAttention(Part):
@@ -27,7 +26,7 @@ class CausalSelfAttention(Part):
     dimensions exceed the head.
     """
 
-    q_gain: nn.Parameter | BoundedGain
+    q_gain: nn.Parameter | nn.Module
 
     def __init__(
         self,
@@ -63,7 +62,7 @@ class CausalSelfAttention(Part):
         self.exclude = exclude(num_heads, layer, num_layers) if exclude is not None else None
         self.gate = gate(dim, num_heads) if gate is not None else None
         self.difference: Difference | None = None
-        self.entmax: FixedAlpha | MovingAlpha | None = None  # in the place of a back end's softmax
+        self.entmax: nn.Module | None = None  # in the place of a back end's softmax
         self.value_residual = value_residual(layer) if value_residual is not None else None
 
     @property
@@ -74,7 +73,7 @@ class CausalSelfAttention(Part):
     @property
     def gains(self) -> Tensor:
         """The gain of every query head, [num_heads]."""
-        return self.q_gain() if isinstance(self.q_gain, BoundedGain) else self.q_gain
+        return of_heads(self.q_gain)
 
     def forward(self, n: Tensor, slot: int, context: Context, gain: Tensor | None = None) -> Tensor:
         """n: normed block input [B, T, dim] -> [B, T, dim]. gain [num_heads]: instead of its own."""

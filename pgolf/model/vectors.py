@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from pgolf.model.query_gain import BoundedGain
 from pgolf.model.roles import Part, constant
 
 
@@ -17,13 +16,18 @@ class VectorSet(NamedTuple):
     q_gain: Tensor
 
 
+def of_heads(q_gain: nn.Parameter | nn.Module) -> Tensor:
+    """The gains of query heads, [num_heads]: a parameter, or what a part makes (pgolf.model.query_gain)."""
+    return q_gain if isinstance(q_gain, Tensor) else q_gain()
+
+
 class Vectors(Part):
     """The vectors of a place that no block has, begun as in a block whose stream is not mixed with the embedding."""
 
     attn_scale: nn.Parameter
     mlp_scale: nn.Parameter
     resid_mix: nn.Parameter
-    q_gain: nn.Parameter | BoundedGain
+    q_gain: nn.Parameter | nn.Module
 
     def __init__(self, dim: int, num_heads: int, qk_gain: float) -> None:
         super().__init__()
@@ -35,8 +39,7 @@ class Vectors(Part):
 
     def set(self) -> VectorSet:
         """All of them."""
-        gains = self.q_gain() if isinstance(self.q_gain, BoundedGain) else self.q_gain
-        return VectorSet(self.attn_scale, self.mlp_scale, self.resid_mix, gains)
+        return VectorSet(self.attn_scale, self.mlp_scale, self.resid_mix, of_heads(self.q_gain))
 
 
 class VirtualVectors(nn.Module):
