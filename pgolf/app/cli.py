@@ -11,7 +11,7 @@ from pgolf.app.verbs import SUMMARIES
 from pgolf.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from pgolf.app.compose import Job
+    from pgolf.app.compose import Composer, Job
 
 BROKEN_PIPE = 141  # what a shell reports for a process that SIGPIPE ended
 HYDRA_SHOWS = ("help", "hydra_help", "cfg", "info", "shell_completion")
@@ -75,7 +75,7 @@ def application(arguments: list[str]) -> int:
     if any(getattr(options, name) for name in HYDRA_SHOWS):
         with composer as made:
             check.require_composed(made.jobs(options.overrides, False))
-        _hydra()
+        _hydra(made)
         return 0
     multirun = bool(options.multirun)
     if multirun and "LOCAL_RANK" in os.environ:
@@ -97,10 +97,10 @@ def application(arguments: list[str]) -> int:
     _require_references(jobs)
     _require_places(jobs, "hydra.sweep.dir" if multirun else "paths.runs")
     if not multirun:
-        _hydra()
+        _hydra(made)
         return 0
     planned = sweep.plan(jobs)
-    return sweep.finish(planned, _hydra_status())
+    return sweep.finish(planned, _hydra_status(made))
 
 
 def _require_references(jobs: list["Job"]) -> None:
@@ -148,19 +148,20 @@ def _refuse_words(overrides: list[str]) -> None:
             )
 
 
-def _hydra_status() -> int:
+def _hydra_status(made: "Composer") -> int:
     try:
-        _hydra()
+        _hydra(made)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     return 0
 
 
-def _hydra() -> None:
+def _hydra(made: "Composer") -> None:
     import hydra
 
     from pgolf.app.compose import config_directory
     from pgolf.app.launch import task
 
     decorate: Any = hydra.main(config_path=str(config_directory()), config_name="config", version_base="1.3")
-    decorate(task)()
+    with made.loader.serving_hydra():
+        decorate(task)()

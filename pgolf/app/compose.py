@@ -6,7 +6,7 @@ The same loader, search path and override grammar as hydra.main; it makes no dir
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class Composer:
         legal, refusals = [], []
         for override in overrides:
             try:
-                OverridesParser.create().parse_overrides([override])
+                _key_or_group(override)
                 legal.append(override)
             except HydraException as error:
                 refusals.append(explain(error, [override]))
@@ -183,5 +183,10 @@ def _directory(composed: DictConfig, multirun: bool) -> Path:
 
 def _assignments(overrides: list[str], composed: DictConfig) -> list[str]:
     groups = set(composed.hydra.runtime.choices)
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    return [one.key_or_group for one in parsed if one.key_or_group not in groups]
+    return [key for key in map(_key_or_group, overrides) if key not in groups]
+
+
+@lru_cache(maxsize=4096)
+def _key_or_group(override: str) -> str:
+    """What an override is about. HydraException when it is none."""
+    return OverridesParser.create().parse_overrides([override])[0].key_or_group
