@@ -93,11 +93,10 @@ class FakeDataset:
             self.train_files.append(path)
 
 
-def run_ranks(program: Path, world_size: int, *arguments: Path) -> None:
-    """Run `program` under torchrun with `world_size` gloo processes; what it printed is shown when it fails."""
+def run_ranks(program: Path, world_size: int, *arguments: Path | str) -> None:
+    """Run `program` with `world_size` gloo processes; what it printed is shown when it fails."""
     root = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
-    command += [str(program), *map(str, arguments)]
+    command = [sys.executable, "-m", "tests.ranks", str(world_size), str(program), *map(str, arguments)]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
