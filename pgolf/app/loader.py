@@ -17,9 +17,11 @@ from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig
+from omegaconf import DictConfig, flag_override
+from omegaconf.errors import OmegaConfBaseException
 
 SEARCH_PATH = "hydra.searchpath"
+TO_STRIP = "HYDRA_REMOVE_TOP_LEVEL_DEFAULTS"
 KEPT = 256
 """Merged configurations that a loader remembers, 50 kB each; then it forgets them all."""
 
@@ -103,14 +105,38 @@ class Loader(ConfigLoaderImpl):
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         assert isinstance(repo, Repository)
         self.defaults = defaults
-        merge = super()._compose_config_from_defaults_list
         key = tuple(_key(one) for one in defaults)
-        merged: DictConfig = repo.memory.copy(repo.memory.merged, key, lambda: merge(defaults=defaults, repo=repo))
+        merged: DictConfig = repo.memory.copy(repo.memory.merged, key, lambda: self._merge(defaults, repo))
+        return merged
+
+    def _merge(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        """All files in one go: Hydra's way, one by one, mends all parents after each. It is taken for what cannot be
+        merged, and says in which file that is."""
+        merged = DictConfig({})
+        parts = [self._load_single_config(one, repo).config for one in defaults]
+        try:
+            with flag_override(merged, "no_deepcopy_set_nodes", True):
+                merged.merge_with(*parts)
+        except OmegaConfBaseException:
+            return super()._compose_config_from_defaults_list(defaults=defaults, repo=repo)
+        _strip(merged)
         return merged
 
 
 def _key(default: ResultDefault) -> Key:
     return default.config_path, default.package, default.primary
+
+
+def _strip(node: Any) -> None:
+    """Take away the defaults lists that schemas of plugins still have."""
+    if not isinstance(node, DictConfig) or node._is_missing() or node._is_none():
+        return
+    if node._get_flag(TO_STRIP):
+        with flag_override(node, ["readonly", "struct"], False):
+            node._set_flag(TO_STRIP, None)
+            node.pop("defaults", None)
+    for _, child in node.items_ex(resolve=False):
+        _strip(child)
 
 
 _hydras_list, _hydras_choices = listing.create_defaults_list, listing._create_interpolation_map
@@ -133,7 +159,10 @@ def _list(
     own = Overrides(repo=repo, overrides_list=overrides_list)
     values = {id(one) for one in own.config_overrides}
     choosing = [one for one in overrides_list if id(one) not in values and not one.is_sweep_override()]
-    key = (config_name, *(one.input_line for one in choosing), prepend_hydra, skip_missing)
+    chosen = (config_name, *(one.input_line for one in choosing), prepend_hydra)
+    key = (*chosen, False)  # a list that was made where nothing may be missing is the same where something may
+    if skip_missing and key not in repo.memory.lists:
+        key = (*chosen, True)
     if key not in repo.memory.lists:
         repo.memory.lists[key] = made()
     return replace(repo.memory.lists[key], config_overrides=own.config_overrides)

@@ -28,6 +28,7 @@ JOBS = (
     ["model.dim=48", "model/smear=smear", "+model.attention.window=7"],
     ["model/smear=smear", "~audit.flips", "hydra.job.name=other"],
     ["experiment=pr1736", "seed=3", "ttt=none"],
+    ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=3", "hydra/job_logging=default"],
     ["scale=mini"],
 )
 
@@ -85,6 +86,21 @@ def test_what_a_job_changes_stays_in_it_when_much_is_forgotten(conf: Path, monke
                 assert ("phases" in config["ttt"]) == (ttt == "phased")
         default = made.jobs([], False)[0].config
         assert (default["seed"], default["model"]["dim"], default["ttt"]["phases"]) == (42, 64, 2)
+
+
+@pytest.mark.parametrize("plugin", ["submitit_slurm", "joblib"])
+def test_the_schemas_of_plugins_lose_their_defaults_lists(plugin: str) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin.partition('_')[0]}_launcher")
+    with composer() as made:
+        launcher = made.hydra.compose_config("config", [f"hydra/launcher={plugin}"], RunMode.RUN).hydra.launcher
+    assert launcher._target_.startswith("hydra_plugins.") and "defaults" not in launcher
+
+
+def test_what_cannot_be_merged_is_told_with_its_file(conf: Path) -> None:
+    (conf / "experiment" / "mine.yaml").write_text("# @package _global_\nhydra:\n  verbose: [1]\n  sweep: 3\n")
+    with composer(None, conf) as made:
+        (refusal,) = made.jobs(["experiment=mine"], False)[0].refusals
+    assert refusal.sentence.startswith("experiment/mine.yaml: ")
 
 
 def test_a_new_composer_reads_what_has_changed(conf: Path) -> None:
