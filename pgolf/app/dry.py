@@ -6,12 +6,16 @@ complaints become problems of the configuration, before any work.
 
 import functools
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pgolf.app.build import PARTS, BuildError, blaming, build
 from pgolf.app.schema import Problem, value_at
 from pgolf.errors import UserError
+
+KEPT_OUT = "__dynamo_disable"  # where torch keeps the form of a function that no graph has in it
 
 
 def dry_build(config: dict[str, Any], skip: frozenset[str] = frozenset()) -> list[Problem]:
@@ -82,13 +86,33 @@ def _build_model(config: dict[str, Any], parts: dict[str, Any]) -> None:
                 parts["train"].equip(model, config["seed"])
                 parts["train"].averaging(model)
         if "optim" in parts:
-            with blaming(config["optim"], "optim"):
+            with blaming(config["optim"], "optim"), without_compiler():
                 parts["optim"](model)
         shed(model, {})  # what only training has is not stored
     if "quant" in parts:
         _check_calibration(model, parts["quant"])
     if {"quant", "train"} <= parts.keys():
         _check_rounding(config, model, parts)
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Inside, an optimiser is made without importing torch._dynamo.
+
+    torch does that with the first one, to keep its add_param_group out of graphs. Nothing is compiled here, and the
+    import with all that it needs is a third of the time in which a command line is refused.
+    """
+    import torch
+
+    add = getattr(torch.optim.Optimizer.add_param_group, "__wrapped__", None)
+    if add is None or "torch._dynamo" in sys.modules or hasattr(add, KEPT_OUT):
+        yield
+        return
+    setattr(add, KEPT_OUT, add)
+    try:
+        yield
+    finally:
+        delattr(add, KEPT_OUT)
 
 
 def _check_calibration(model: Any, quant: Any) -> None:

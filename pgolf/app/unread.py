@@ -45,10 +45,12 @@ class Made:
     @cached_property
     def roles(self) -> set[str]:
         """The roles of its parameters, after the optimisers' rules by name."""
+        from pgolf.app.dry import without_compiler
         from pgolf.model.roles import ROLES
         from pgolf.optim.roles import RoleOptimizers
 
-        made = self.part("optim")(self.model)
+        with without_compiler():
+            made = self.part("optim")(self.model)
         return set(made.assignment) if isinstance(made, RoleOptimizers) else set(ROLES)
 
     @cached_property
