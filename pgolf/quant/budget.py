@@ -31,8 +31,8 @@ class Saving:
 
 
 def write_code(directory: Path, entries: Sequence[str], cache_root: Path | None = None) -> None:
-    """Write code.zip and wrapper.py with the modules that the entries need; `cache_root` as in `write_wrapper`."""
-    write_code_archive(directory / FILES["shipped"], entries=entries)
+    """Write code.zip and wrapper.py with the modules that the entries need; `cache_root` as each of them takes it."""
+    write_code_archive(directory / FILES["shipped"], entries=entries, cache_root=cache_root)
     write_wrapper(directory / FILES["wrapped"], entries=entries, cache_root=cache_root)
 
 

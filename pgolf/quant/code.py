@@ -8,9 +8,11 @@ size on disk is the code size.
 
 import ast
 import inspect
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from pgolf.errors import UserError
 from pgolf.files import atomic_open
 from pgolf.quant import rans, rans_side, rans_tables
 from pgolf.quant.coders import CODERS
+from pgolf.quant.kept import kept
 
 ENTRIES = ("pgolf.model", "pgolf.quant.container", "pgolf.score", "pgolf.ttt")
 """What loads and scores by default; a package stands for all its modules, for any may be named."""
@@ -36,7 +39,9 @@ RUN_ENTRIES = (
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 
 
-def write_code_archive(path: Path, *, entries: Sequence[str] = ENTRIES, root: Path | None = None) -> int:
+def write_code_archive(
+    path: Path, *, entries: Sequence[str] = ENTRIES, root: Path | None = None, cache_root: Path | None = None
+) -> int:
     """Write the archive atomically; return its size. The same sources give the same bytes.
 
     Args:
@@ -44,11 +49,14 @@ def write_code_archive(path: Path, *, entries: Sequence[str] = ENTRIES, root: Pa
         entries: modules, or packages that stand for all their modules. A run may pass the modules
             its configuration names, so that unused techniques do not count.
         root: directory that holds the package `pgolf`; None is the running one.
+        cache_root: below it modules are kept as they are after stripping, which takes seconds.
 
     Raises UserError when an entry does not exist.
     """
     root = root or package_root()
     sources = reachable_modules(root, entries)
+    maker = "\n".join([str(sys.version_info[:3]), *(inspect.getsource(one) for one in (strip_source, _is_bare_string))])
+    folder = cache_root and cache_root / "stripped"
     path = Path(path)
     with (
         atomic_open(path) as file,
@@ -59,7 +67,8 @@ def write_code_archive(path: Path, *, entries: Sequence[str] = ENTRIES, root: Pa
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.create_system = 3
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, strip_source(source.read_text("utf-8")), compresslevel=9)
+            stripped = kept(folder, maker, strip_source, source.read_text("utf-8"))
+            archive.writestr(entry, stripped, compresslevel=9)
     return path.stat().st_size
 
 
@@ -120,7 +129,7 @@ def reachable_modules(root: Path, entries: Sequence[str]) -> dict[str, Path]:
         found[module] = source
         if "." in module:
             waiting.append(module.rpartition(".")[0])
-        waiting.extend(_imports(source, module, is_package=source.name == "__init__.py"))
+        waiting.extend(_imports(source.read_text("utf-8"), module, source.name == "__init__.py"))
     return found
 
 
@@ -146,13 +155,14 @@ def _expand(root: Path, entry: str) -> list[str]:
     return [".".join(path.parts).removesuffix(".__init__") for path in files]
 
 
-def _imports(source: Path, module: str, *, is_package: bool) -> list[str]:
-    """Every name that could be a module in the import statements of a file, also inside functions.
+@cache
+def _imports(source: str, module: str, is_package: bool) -> list[str]:
+    """Every name that could be a module in the import statements of a source text, also inside functions.
 
     Statements below `if TYPE_CHECKING:` never run and do not count.
     """
     package = module.split(".") if is_package else module.split(".")[:-1]
-    tree = ast.parse(source.read_text("utf-8"), filename=str(source))
+    tree = ast.parse(source, filename=module)
     names: list[str] = []
     waiting: list[ast.AST] = [tree]
     while waiting:

@@ -5,7 +5,6 @@ LZMA, and a few lines in front import them from memory: run or import the file, 
 are a literal in Latin-1, where five of 256 values need an escape: that takes two per cent, base 85 would take 25.
 """
 
-import contextlib
 import inspect
 import json
 import lzma
@@ -15,9 +14,9 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from pgolf.errors import UserError
-from pgolf.files import atomic_open, sha256_bytes, write_bytes
+from pgolf.files import atomic_open
 from pgolf.quant.code import ENTRIES, package_root, reachable_modules
+from pgolf.quant.kept import kept
 
 FILTER = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}
 FRONT = """\
@@ -42,8 +41,10 @@ def write_wrapper(
     they are after minifying, which takes seconds.
     """
     sources = reachable_modules(root or package_root(), entries)
+    maker = f"{version('python-minifier')} {sys.version_info[:3]} {inspect.getsource(minified)}"
+    folder = cache_root and cache_root / "minified"
     modules = {
-        name: (source.name == "__init__.py", _kept(source.read_text("utf-8"), cache_root))
+        name: (source.name == "__init__.py", kept(folder, maker, minified, source.read_text("utf-8")))
         for name, source in sorted(sources.items())
     }
     text = json.dumps(modules, separators=(",", ":"), ensure_ascii=False)
@@ -51,22 +52,6 @@ def write_wrapper(
     with atomic_open(path) as file:
         file.write((FRONT % _literal(packed)).encode("latin-1"))
     return Path(path).stat().st_size
-
-
-def _kept(source: str, cache_root: Path | None) -> str:
-    """`minified(source)`, from its file below `cache_root` where there is one that is whole."""
-    if cache_root is None:
-        return minified(source)
-    maker = f"{version('python-minifier')} {sys.version_info[:2]} {inspect.getsource(minified)}"
-    file = cache_root / "minified" / sha256_bytes(f"{maker}\0{source}".encode())
-    if file.is_file():
-        seal, _, text = file.read_bytes().partition(b"\n")
-        if seal == sha256_bytes(text).encode():
-            return text.decode()
-    result = minified(source)
-    with contextlib.suppress(UserError):  # a cache that cannot be written costs a run time, and nothing else
-        write_bytes(file, f"{sha256_bytes(result.encode())}\n{result}".encode())
-    return result
 
 
 @cache

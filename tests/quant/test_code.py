@@ -95,6 +95,35 @@ def test_same_sources_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
+def test_what_was_stripped_once_is_read_again_if_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a module that has changed is stripped anew."""
+    write_package(
+        tmp_path, {"__init__.py": "", "a.py": '"""Doc."""\nVALUE = 1\n', "b.py": "from pgolf.a import VALUE\n"}
+    )
+    cache, entries = tmp_path / "cache", ["pgolf.b"]
+
+    def written(name: str, cache_root: Path | None = cache) -> dict[str, bytes]:
+        write_code_archive(tmp_path / name, entries=entries, root=tmp_path, cache_root=cache_root)
+        with zipfile.ZipFile(tmp_path / name) as archive:
+            return {one: archive.read(one) for one in archive.namelist()}
+
+    plain = written("plain.zip", None)
+    assert plain == written("first.zip") and len(list(cache.rglob("*/*"))) == 3
+    with monkeypatch.context() as context:
+        context.setattr(ast, "unparse", None)  # would raise TypeError
+        assert written("second.zip") == plain
+    for file in cache.rglob("*/*"):
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert written("third.zip") == plain
+    (tmp_path / "pgolf" / "a.py").write_text("VALUE = 2\n")
+    assert written("fourth.zip") == {**plain, "pgolf/a.py": b"VALUE = 2\n"}
+    (tmp_path / "pgolf" / "a.py").write_text("from pgolf import c\n")
+    write_package(tmp_path, {"c.py": ""})
+    assert "pgolf/c.py" in written("fifth.zip")
+    (tmp_path / "file").write_text("in the way")
+    assert written("sixth.zip", tmp_path / "file") == written("seventh.zip", None)
+
+
 def write_package(root: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         path = root / "pgolf" / name
