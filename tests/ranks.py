@@ -9,13 +9,14 @@ import runpy
 import signal
 import sys
 
+import torch._dynamo
 from torch.distributed import TCPStore
 
 from pgolf.app import signals
 from tests import support
 from tests.train.loss import made
 
-WITH_IMPORTS = (support, made)  # of what programs import themselves
+WITH_IMPORTS = (support, made, torch._dynamo)  # of what programs import themselves, and torch for its optimisers
 
 
 def rank(number: int, world_size: int, port: int, program: str) -> None:

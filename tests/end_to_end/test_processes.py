@@ -8,18 +8,32 @@ import pytest
 from pgolf.files import read_json, write_json
 from pgolf.register import FILE
 
-from .conftest import Ground, only, pgolf, succeed
+from .conftest import STEPS, Ground, only, pgolf, succeed
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
-@pytest.mark.parametrize(("launcher", "overrides"), [((), ("launch.nproc=2",)), (TORCHRUN, ())])
-def test_two_processes_agree_with_one(
-    ground: Ground, finished: Path, tmp_path: Path, launcher: tuple[str, ...], overrides: tuple[str, ...]
-) -> None:
-    succeed(*ground.job(tmp_path, *overrides), launcher=launcher)
-    directory = only(tmp_path)
-    assert directory.name == finished.name and {path.name for path in tmp_path.iterdir()} == {directory.name, FILE}
+@pytest.fixture(scope="module")
+def of_two(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of two processes that pgolf started; tests read it and copy it."""
+    runs = tmp_path_factory.mktemp("of_two")
+    succeed(*ground.job(runs, "launch.nproc=2"))
+    return only(runs)
+
+
+@pytest.fixture(scope="module")
+def of_torchrun(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That of two processes under the user's torchrun."""
+    runs = tmp_path_factory.mktemp("of_torchrun")
+    succeed(*ground.job(runs), launcher=TORCHRUN)
+    return only(runs)
+
+
+@pytest.mark.parametrize("started", ["of_two", "of_torchrun"])
+def test_two_processes_agree_with_one(finished: Path, started: str, request: pytest.FixtureRequest) -> None:
+    directory: Path = request.getfixturevalue(started)
+    assert directory.name == finished.name
+    assert {path.name for path in directory.parent.iterdir()} == {directory.name, FILE}
     assert read_json(directory / "run.json")["world_size"] == 2
     two, one = (read_json(folder / "summary.json") for folder in (directory, finished))
     assert two["val_bpb"] == pytest.approx(one["val_bpb"], abs=1e-3)
@@ -39,14 +53,16 @@ def _cut_off(directory: Path, *stages: str) -> None:
 
 
 @pytest.mark.parametrize("first", ["compress", "samples"])
-def test_two_processes_resume_at_a_stage_of_the_leader(ground: Ground, tmp_path: Path, first: str) -> None:
+def test_two_processes_resume_at_a_stage_of_the_leader(
+    ground: Ground, of_two: Path, tmp_path: Path, first: str
+) -> None:
     """Stages that the leader does alone need nothing that waits for the others."""
-    succeed(*ground.job(tmp_path, "launch.nproc=2"))
-    directory = only(tmp_path)
+    directory = Path(shutil.copytree(of_two, tmp_path / of_two.name))
     before = read_json(directory / "summary.json")
     later = {"compress": ("compress", "post_quant", "final", "audit", "samples"), "samples": ("samples",)}[first]
     _cut_off(directory, *later)
-    succeed(*ground.job(tmp_path, "launch.nproc=2"))
+    shown = succeed(*ground.job(tmp_path, "launch.nproc=2"))
+    assert f"continuing the run in {directory}" in shown and f"train  {STEPS}/{STEPS}" not in shown
     after = read_json(directory / "summary.json")
     assert after["val_bpb"] == before["val_bpb"]
     assert after["artifact"] == before["artifact"]
