@@ -1,5 +1,6 @@
 """Nothing is read or merged twice, and every job is composed as if it were the first."""
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ JOBS = (
 )
 
 
-def by_hydra_alone(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DictConfig, list[ResultDefault]]]:
-    """What its own loader and functions make of the jobs: the configuration and the files."""
+def by_hydra_alone(monkeypatch: pytest.MonkeyPatch) -> tuple[list[DictConfig], list[list[ResultDefault]]]:
+    """What its own loader and functions make of the jobs: the configurations, and the files of the first four."""
     with monkeypatch.context() as patch:
         patch.setattr(config_loader_impl, "create_defaults_list", loader._hydras_list)
         patch.setattr(defaults_list, "_create_interpolation_map", loader._hydras_choices)
@@ -42,9 +43,9 @@ def by_hydra_alone(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DictConfig, li
         hydra = Hydra.create_main_hydra2("pgolf", create_config_search_path(str(config_directory())))
         assert type(hydra.config_loader) is ConfigLoaderImpl
         composed = [hydra.compose_config("config", list(one), RunMode.RUN) for one in JOBS]
-        files = [hydra.config_loader.compute_defaults_list("config", list(one), RunMode.RUN).defaults for one in JOBS]
+        files = [hydra.config_loader.compute_defaults_list("config", one, RunMode.RUN).defaults for one in JOBS[:4]]
         GlobalHydra.instance().clear()
-    return list(zip(composed, files, strict=True))
+    return composed, files
 
 
 def plain(composed: DictConfig) -> Any:
@@ -52,12 +53,14 @@ def plain(composed: DictConfig) -> Any:
 
 
 def test_jobs_of_one_composer_equal_those_of_hydra_alone_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = by_hydra_alone(monkeypatch)
+    expected, files_of = by_hydra_alone(monkeypatch)
     with composer() as made:
-        for overrides, (composed, files) in zip(JOBS, expected, strict=True):
+        for overrides, composed, files in zip_longest(JOBS, expected, files_of):
             assert plain(made.hydra.compose_config("config", list(overrides), RunMode.RUN)) == plain(composed)
             job = made.jobs(list(overrides), False)[0]
             assert job.config == job_config(composed, composed.hydra)[0]
+            if files is None:
+                continue
             found = [
                 (str(layer.file.relative_to(config_directory()).with_suffix("")), layer.package)
                 for layer in job.origins.layers

@@ -21,7 +21,7 @@ from pgolf.optim.roles import RoleOptimizers
 from pgolf.optim.spectral import SpectralCap
 from pgolf.optim.transforms import DiagonalMousse, NorMuon, SignedPower, UnitRows
 
-VOCABULARY, DIM, HIDDEN, ROWS, STEPS = 16, 24, 48, 8, 20
+VOCABULARY, DIM, HIDDEN, ROWS, STEPS = 16, 24, 48, 8, 12
 STOCK = {"nesterov": True, "row_normalise": False, "newton_schulz_steps": 5, "coefficients": "stock"}
 POLAR = {"nesterov": True, "row_normalise": True, "newton_schulz_steps": 5, "coefficients": "polar_express"}
 VARIANTS = {

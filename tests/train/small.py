@@ -113,14 +113,15 @@ OBJECTIVE = {"batch_tokens": 1024, "loss": made.everything(), "token_bytes": lam
 STATE_SPACE = StateSpace(layers=[0, 2], state_dim=6, head_dim=8, expand=1, conv_width=4, chunk=8)
 MIXED = {"batch_tokens": 1024, "parts": {"state_space": STATE_SPACE}}  # Mamba-2 in some blocks, attention in others
 VARIANTS = {"plain": {"batch_tokens": 1024}, "staged": STAGED, "objective": OBJECTIVE, "mixed": MIXED}
+STEPS = 12  # of a run over ranks: the plan changes in step 5, stages do in steps 5 and 6
 CUT = 7  # the step before which `cut_off` ends
 
 
 def both(folder: Path, group: Group) -> dict[str, Any]:
-    """20 steps under each of the settings that numbers of ranks are compared with."""
+    """A few steps under each of the settings that numbers of ranks are compared with."""
     found = {}
     for name, changes in VARIANTS.items():
-        averaged, _, events, model = train(folder / name, group=group, max_steps=20, **changes)
+        averaged, _, events, model = train(folder / name, group=group, max_steps=STEPS, **changes)
         weights = {key: value.clone() for key, value in model.state_dict().items()}
         norms = [event["grad_norm"] for event in events]
         found[name] = {"average": averaged, "losses": losses(events), "weights": weights, "norms": norms}
@@ -129,7 +130,7 @@ def both(folder: Path, group: Group) -> dict[str, Any]:
 
 def cut_off(folder: Path, group: Group) -> None:
     """A run of the plain settings that ends in step CUT + 1, with a checkpoint of step CUT."""
-    changes = {"max_steps": 20, "checkpoint_seconds": 0.0, "stop_after": CUT + 1, **VARIANTS["plain"]}
+    changes = {"max_steps": STEPS, "checkpoint_seconds": 0.0, "stop_after": CUT + 1, **VARIANTS["plain"]}
     train(folder / "continued", group=group, **changes)
 
 
@@ -146,7 +147,7 @@ class Ticking:
 
 def settings_by_the_clock(folder: Path, group: Group) -> list[list[tuple[float, str]]]:
     """Learning rate and plan of every step of every rank, where the clocks of all but the leader run wild."""
-    clock = BudgetClock(now=Ticking(0.1 if group.leads else 86400.0))
+    clock = BudgetClock(now=Ticking(0.2 if group.leads else 86400.0))
     budget = {"max_steps": None, "max_seconds": 6.0, "clock": clock}
     _, _, events, _ = train(folder, group=group, **budget, **VARIANTS["plain"])
     return group.gather([(event["lr_scale"], event["plan"]) for event in events])
@@ -159,7 +160,7 @@ def main(folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
     group = distributed.join()
     found = both(folder, group)
-    _, _, events, model = train(folder / "continued", group=group, max_steps=20, **VARIANTS["plain"])
+    _, _, events, model = train(folder / "continued", group=group, max_steps=STEPS, **VARIANTS["plain"])
     found["continued"] = {"losses": losses(events), "weights": dict(model.state_dict())}
     found["clocks"] = settings_by_the_clock(folder / "clocks", group)
     if group.leads:
