@@ -63,6 +63,7 @@ def execute(
     record = shop.record
     if not record.done("train"):
         _ = shop.fused  # refused before any work
+    _ = shop.forward
     record.stage("prepare", lambda: _prepare(shop))
     _ = shop.dataset  # on every process before any stage that only the leader does
     with _no_validation(shop, "training"):
@@ -101,6 +102,7 @@ def evaluate(
     if group.leads and not requantise:
         _write_code(shop)  # another strategy is other code
     group.barrier()
+    _ = shop.forward  # refused before any work
     shop.record.stage("prepare", lambda: _prepare(shop))
     _ = shop.dataset
     if requantise:
@@ -127,7 +129,7 @@ def audit_run(recipe: Recipe, directory: Path | None, group: Group, console: Con
         _randomise(model, recipe.seed)
     model.set_plan("looped")
     _, attention = chosen_attention(recipe, group.device)
-    bench = Bench(recipe.seed, attention, console, forward=scoring_forward(recipe))
+    bench = Bench(recipe.seed, attention, console, forward=scoring_forward(recipe, group))
     stages = read_json(directory / "summary.json")["stages"] if directory is not None else {}
     checks = recipe.audit.run(
         model.to(group.device).eval(),

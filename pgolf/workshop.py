@@ -25,7 +25,7 @@ from pgolf.optim.roles import RoleOptimizers
 from pgolf.quant.compress import Compressor
 from pgolf.record import RunRecord, Tracker
 from pgolf.train.loop import Trainer
-from pgolf.ttt.forward import Forward, compiled, log_probs_at
+from pgolf.ttt.forward import Forward, compiled, log_probs_at, why_not
 from pgolf.ttt.strategy import Bench, Strategy
 
 
@@ -65,9 +65,15 @@ def chosen_attention(recipe: Recipe, device: torch.device) -> tuple[str, Attenti
     return name if attention.entmax is None else f"entmax, which no back end computes, {name} is not called", back_end
 
 
-def scoring_forward(recipe: Recipe) -> Forward:
-    """The forward of scores, compiled where the recipe says so."""
-    return compiled() if recipe.compile_scoring else log_probs_at
+def scoring_forward(recipe: Recipe, group: Group) -> Forward:
+    """The forward of scores, compiled where the recipe says so; every process of the group asks for it together.
+    UserError where that cannot be, on any of them."""
+    if not recipe.compile_scoring:
+        return log_probs_at
+    reason = next((one for one in group.gather(why_not(group.device)) if one), None)
+    if reason is not None:
+        raise UserError(f"compile_scoring=true, but torch.compile fails here: {reason}")
+    return compiled()
 
 
 def _weightless(recipe: Recipe) -> GPT:
@@ -169,9 +175,9 @@ class Workshop:
 
     def bench(self, title: str) -> Bench:
         """What strategies work with."""
-        return Bench(self.recipe.seed, self.attention, self.console, title, self.record.log, forward=self._forward)
+        return Bench(self.recipe.seed, self.attention, self.console, title, self.record.log, forward=self.forward)
 
     @cached_property
-    def _forward(self) -> Forward:
+    def forward(self) -> Forward:
         """The forward of all scores; one, so that what was compiled for a stage serves the next."""
-        return scoring_forward(self.recipe)
+        return scoring_forward(self.recipe, self.group)

@@ -23,7 +23,7 @@ from tests.ttt.test_adapting import Notes
 LENGTHS = [40, 3, 36, 17]
 
 
-def shop(directory, notes=None):
+def shop(directory, notes=None, compile_scoring=False):
     """As much of a Workshop as scoring needs."""
     record = RunRecord(directory, {}, True, Untracked())
     notes = notes or Notes()
@@ -33,7 +33,9 @@ def shop(directory, notes=None):
         record=record,
         directory=directory,
         console=notes,
-        recipe=SimpleNamespace(train=SimpleNamespace(micro_batch_tokens=32, sequence_tokens=16)),
+        recipe=SimpleNamespace(
+            train=SimpleNamespace(micro_batch_tokens=32, sequence_tokens=16), compile_scoring=compile_scoring
+        ),
         bench=lambda stage: replace(BENCH, title=stage, console=notes, log=record.log),
     )
 
@@ -93,3 +95,11 @@ def test_scores_in_the_middle_of_training_leave_out_what_training_drops(tmp_path
     dropping, plain = (tiny_model(scramble=0.1, mlp_dropout=part) for part in (NormPercentile(quantile=0.5), None))
     assert scoring.validate(shop(tmp_path), dropping) == scoring.validate(shop(tmp_path), plain.eval())
     assert dropping.training and not plain.training  # each goes on as it was
+
+
+def test_a_compiled_stage_says_how_many_graphs_it_waited_for(tmp_path, monkeypatch):
+    found = iter([2, 5, 5])
+    monkeypatch.setattr(scoring, "graphs", lambda: next(found))
+    notes = Notes()
+    result = scoring.score(shop(tmp_path, notes, compile_scoring=True), "final", tiny_model(scramble=0.1))
+    assert result["graphs"] == 3 and any("3 graph(s) were compiled" in line for line in notes.said)

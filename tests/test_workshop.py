@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from pgolf import workshop
+from pgolf.errors import UserError
 from pgolf.model.precision import Precision
 from pgolf.quant.code import RUN_ENTRIES, package_root, reachable_modules
+from pgolf.ttt.forward import log_probs_at
 from tests.support import tiny_model
 
 
@@ -44,3 +46,14 @@ def test_kernels_that_training_used_count_as_code(begun, own):
 def test_a_run_from_before_there_were_kernels_used_none():
     shop = SimpleNamespace(_begun={}, record=SimpleNamespace(data={"stages": {"train": {"result": {}}}}))
     assert workshop.Workshop.kernel_modules.fget(shop) == []
+
+
+def test_a_compiler_that_fails_is_refused_on_every_process_and_benches_get_the_one_forward(monkeypatch):
+    said = SimpleNamespace(device=torch.device("cpu"), gather=lambda mine: [mine, "RuntimeError: rank 1 has none"])
+    with pytest.raises(UserError, match="compile_scoring=true, but torch.compile fails here: RuntimeError: rank 1"):
+        workshop.scoring_forward(SimpleNamespace(compile_scoring=True), said)
+    assert workshop.scoring_forward(SimpleNamespace(compile_scoring=False), said) is log_probs_at
+
+    made = SimpleNamespace(recipe=SimpleNamespace(seed=3), attention=None, console=None, forward="compiled")
+    made.record = SimpleNamespace(log=print)
+    assert workshop.Workshop.bench(made, "final").forward == "compiled"

@@ -23,7 +23,8 @@ from pgolf.report.runs import Found, figure, find_runs
 from pgolf.report.tables import text_table
 
 COLUMNS_AT_ONCE = 3
-AFTER_TRAINING = frozenset({"ttt", "quant", "audit", "kernels"})  # what `pgolf eval` can change without training
+AFTER_TRAINING = frozenset({"ttt", "quant", "audit", "kernels", "compile_scoring"})
+"""What `pgolf eval` can change without training."""
 
 
 def main(argv: list[str] | None = None) -> int:

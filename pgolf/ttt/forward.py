@@ -12,9 +12,9 @@ from pgolf.ttt.lora import LoraRows
 Forward = Callable[[GPT, Tensor, Tensor, Context], Tensor]
 """As `log_probs_at`."""
 
-GRAPHS = 64
-"""That one function may have. A run makes few: without and with adapters, of the first documents of a batch and of the
-rest, with gradients and without."""
+GRAPHS = 128
+"""That one function may have. A run makes few: without adapters, or with them with gradients and without; each for one
+row and for several. Parts that cut rows into powers of two (model/running_mean) need one for each."""
 
 
 def log_probs_at(model: GPT, tokens: Tensor, columns: Tensor, context: Context) -> Tensor:
@@ -29,23 +29,33 @@ def compiled() -> Forward:
     """`log_probs_at` through torch.compile, for any number of rows, columns and documents: windows grow and documents
     end, and a graph for each would take longer than the scores. Graphs are made when they are first met.
 
-    A size of one is a graph of its own to the compiler. A single position, or a single row where there were several
-    (the last document of a batch), is little work and goes as it is written.
+    A size of one is a graph of its own to the compiler: a single column is handed in twice, a single row is that graph,
+    and a window of a single token, which occurs once in a document at most, goes as it is written.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-    graph, several = torch.compile(log_probs_at), False
+    graph = torch.compile(log_probs_at)
 
     def forward(model: GPT, tokens: Tensor, columns: Tensor, context: Context) -> Tensor:
-        nonlocal several
-        several = several or len(tokens) > 1
-        if (len(tokens) == 1 and several) or 1 in (tokens.shape[1], columns.shape[1]):
+        if tokens.shape[1] == 1:
             return log_probs_at(model, tokens, columns, context)
+        if columns.shape[1] == 1:
+            return forward(model, tokens, columns.repeat(1, 2), context)[:, :1]
         for tensor, dims in _varying(tokens, columns, context):
             for dim in dims:
                 torch._dynamo.maybe_mark_dynamic(tensor, dim)
         return graph(model, tokens, columns, context)
 
     return forward
+
+
+def why_not(device: torch.device) -> str:
+    """Compile next to nothing on `device`; "" or, in a line, why that fails."""
+    try:
+        torch.compile(torch.sinh)(torch.ones(2, device=device))
+    except Exception as error:  # whatever a compiler may raise
+        lines = str(error).strip().splitlines()
+        return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+    return ""
 
 
 def _varying(tokens: Tensor, columns: Tensor, context: Context) -> Iterator[tuple[Tensor, tuple[int, ...]]]:

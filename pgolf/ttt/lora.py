@@ -106,7 +106,14 @@ class LoraRows:
 
     def __init__(self, adapters: BatchedLora, first: int, after: int) -> None:
         self._scale = adapters.scale
-        self._pairs = {key: (down[first:after], adapters.up[key][first:after]) for key, down in adapters.down.items()}
+
+        def cut(values: Tensor) -> Tensor:
+            """A copy where it does not begin at the first row, and nothing that wants gradients where none are made: to
+            the compiler these would be other kinds of tensors."""
+            rows = values[first:after].clone() if first else values[:after]
+            return rows if torch.is_grad_enabled() else rows.detach()
+
+        self._pairs = {key: (cut(down), cut(adapters.up[key])) for key, down in adapters.down.items()}
 
     def tensors(self) -> Iterator[Tensor]:
         """Every A [n, r, in] and B [n, out, r]."""
