@@ -24,6 +24,7 @@ from pathlib import Path
 from pgolf.app.compose import composer, config_directory
 from pgolf.app.heads import company
 from pgolf.digest import digest
+from pgolf.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "multirun" / "ablations"
@@ -199,4 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"ablations: {error}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from ablations import BASE, BASE_SEEDS
 from marked import fill
 from scipy import stats
 
@@ -68,6 +69,8 @@ def write(studies: Sequence[Any], folder: Path, seconds: Path) -> int:
     if "base" not in found:
         raise UserError(f"{folder} holds no finished run of the base: python benchmarks/ablations.py run --only base")
     base = found["base"]
+    if missing := [seed for seed in BASE_SEEDS if seed not in base]:
+        raise UserError(f"{folder}: the base has not ended with seed {missing[0]}: ablations.py run --only base")
     timed = read_json(seconds) if seconds.is_file() else {}
     timed = {name: one for name, one in timed.items() if one["agree"]}
     effects = [
@@ -113,6 +116,8 @@ def earlier(base: dict[int, Run], wanted: set[str]) -> list[Effect]:
     if facts["base_scores"] != scores(base):
         print(f"{path}: {len(rows)} options are left out, for the base scored otherwise then: run them again")
         return []
+    if rows:
+        print(f"{len(rows)} options are those of an earlier sweep: whoever changed their own code runs them again")
     for row in rows:
         del row["change_bpb"]
     return [Effect(**row) for row in rows]
@@ -150,8 +155,6 @@ def runs_of(studies: Sequence[Any], folder: Path) -> tuple[dict[str, dict[int, R
 
 def told_to(directory: Path) -> frozenset[str]:
     """The overrides of a run beside its seed, its name and those of every run here; a sweep writes False for false."""
-    from ablations import BASE
-
     words = yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text("utf-8")) or []
     own = (word for word in words if word.partition("=")[0] not in ("seed", "name") and word not in BASE)
     return frozenset(map(str.lower, own))
@@ -185,8 +188,16 @@ def effect(study: Any, base: dict[int, Run], candidate: dict[int, Run]) -> Effec
         parameters=parameters[1] - parameters[0],
         seeds=len(seeds),
         gains=[finals[1][seed] - finals[0][seed] for seed in seeds],
-        code=str(sides[1][0].identity.get("code_hash")),
+        code=code_of(study.name, [run for side in sides for run in side]),
     )
+
+
+def code_of(name: str, runs: Sequence[Run]) -> str:
+    """The hash of the code of all `runs`. UserError where they differ: bytes count the code."""
+    found = {str(run.identity.get("code_hash")) for run in runs}
+    if len(found) > 1:
+        raise UserError(f"{name} and its base were run by different code: ablations.py run both in another folder")
+    return found.pop()
 
 
 def judge(effects: list[Effect]) -> dict[str, float]:
@@ -259,7 +270,7 @@ def summary(facts: dict[str, Any]) -> str:
         f"{facts['options']} options, {facts['started']} runs started (register: "
         "benchmarks/results/ablations-started.jsonl), on "
         f"{facts['versions_of_the_code']} version(s) of the code with the same scores of the base to the last bit; an "
-        "option's bytes are beside a base of its own version.",
+        "option's bytes are beside a base of its own version. An option whose code changed since has to be run again.",
     ]
     if facts["seconds_noise"] is not None:
         lines.append(
