@@ -186,13 +186,20 @@ def tilted(log_probs: Tensor, proposals: Proposals, bias: Tensor) -> Tensor:
     """log_probs [N, V] with `bias` added at the proposed tokens, normalised again.
 
     With S the proposed tokens of a row: log p'(k) = log p(k) + b_k - log(1 + sum over j in S of p(j) (e^b_j - 1)). A
-    row without proposals, or with bias 0, keeps its bits.
+    row without proposals, or with bias 0, keeps its bits. Where less than half of the mass is left, which would be the
+    difference of near numbers, it is added up over the vocabulary instead.
     """
     at = (proposals.rows, proposals.tokens)
     gained = log_probs[at].double().exp() * torch.expm1(bias)
     mass = torch.zeros(len(log_probs), dtype=torch.float64, device=log_probs.device)
     mass.index_add_(0, proposals.rows, gained)
-    mixed = log_probs - torch.log1p(mass).to(log_probs.dtype)[:, None]
+    denominators = torch.log1p(mass)
+    if bool((little := mass < -0.5).any()):
+        place, inside = little.cumsum(0) - 1, little[proposals.rows]
+        shifted = log_probs[little].double()
+        shifted[place[proposals.rows[inside]], proposals.tokens[inside]] += bias[inside]
+        denominators[little] = torch.logsumexp(shifted, dim=-1)
+    mixed = log_probs - denominators.to(log_probs.dtype)[:, None]
     mixed[at] += bias.to(log_probs.dtype)
     return mixed
 
