@@ -93,8 +93,10 @@ def singular_values(model: nn.Module) -> dict[str, float]:
 
 
 def largest_singular_value(matrix: Tensor) -> float:
-    """Of a matrix in any dtype, by the eigenvalues of its smaller Gram matrix in fp64."""
+    """Of a matrix in any dtype, by the eigenvalues of its smaller Gram matrix in fp64; NaN where it is not finite."""
     wide = matrix.detach().double()
+    if not bool(wide.isfinite().all()):
+        return math.nan
     gram = wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide
     return float(torch.linalg.eigvalsh(gram)[-1].clamp_min(0.0).sqrt())
 

@@ -116,7 +116,13 @@ def test_a_frozen_gate_lowers_the_bound_of_experts():
     for name, value in frozen.state_dict().items():
         learned.state_dict()[name].copy_(value)
     assert mlp_slope(frozen, RADIUS, map_norm) < mlp_slope(learned, RADIUS, map_norm)
-    assert mlp_slope(SoftDense(DIM, 0, 1, multiple=2.0, slope=0.5, **EXPERTS, inject=1.0), RADIUS, map_norm) is None
+    injected = drawn(SoftDense(DIM, 0, 1, multiple=2.0, slope=0.5, **EXPERTS, inject=1.0))
+    assert mlp_slope(injected, RADIUS, map_norm) is None
+
+
+def test_a_matrix_that_is_no_number_has_no_largest_singular_value():
+    """The step that made it ends the run with a sentence of its own."""
+    assert math.isnan(largest_singular_value(torch.tensor([[1.0, float("nan")], [0.0, 1.0]])))
 
 
 def model_of(**parts):

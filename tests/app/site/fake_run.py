@@ -17,6 +17,7 @@ class Recipe:
     seed: int
     kernels: str
     fused: str | list[str]
+    compile_scoring: bool
     data_root: Path
     cache_root: Path
     data: Any
